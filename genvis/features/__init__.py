@@ -1,0 +1,3 @@
+"""Feature extractors and classifiers trained here, each known by a name and the hash of its
+weights.
+"""

@@ -1,0 +1,116 @@
+"""A small convolutional classifier: its logits verify, its penultimate features measure.
+
+The shipped ones (`weights/`) were trained on the training digits by
+`train_scripts/train_features.py`; their folders hold the recipe, and their README the accuracies.
+Letters: B images, D features, K classes, w width.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genvis.checkpoint import load_state, read_folder, save_folder
+from genvis.config import build, config, dump
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@config
+class ClassifierConfig:
+    size: int = 8  # images are averaged down to this side
+    width: int = 32
+    features: int = 32
+    num_classes: int = 10
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 4 or self.size % 4:
+            raise ValueError(f"size must be a positive multiple of 4, got {self.size}")
+        if min(self.width, self.features) < 1 or self.num_classes < 2:
+            raise ValueError("width and features must be at least 1 and num_classes at least 2")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+    def build(self) -> "Classifier":
+        return Classifier(self, ClassifierNet(self))
+
+
+class ClassifierNet(nn.Module):
+    """Two levels of two convolutions, then a feature layer and a linear head."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.size, w = config.size, config.width
+        self.trunk = nn.Sequential(
+            *self._level(1, w),
+            nn.MaxPool2d(2),
+            *self._level(w, 2 * w),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.drop = nn.Dropout(config.dropout)
+        self.features = nn.Linear(2 * w * (config.size // 4) ** 2, config.features)
+        self.head = nn.Linear(config.features, config.num_classes)
+
+    @staticmethod
+    def _level(inputs: int, outputs: int) -> list[nn.Module]:
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            layers += [
+                nn.Conv2d(channels, outputs, 3, padding=1),
+                nn.GroupNorm(4, outputs),
+                nn.SiLU(),
+            ]
+        return layers
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, D)."""
+        grey = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), self.size)
+        return F.silu(self.features(self.drop(self.trunk(grey))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.head(self.drop(self.embed(images)))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Callable as an extractor: images (B, 3, H, W) in [-1, 1] -> features (B, D), float32."""
+
+    config: ClassifierConfig
+    net: ClassifierNet
+    name: str = "untrained"
+    sha256: str = ""
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """A shipped one by name, or one from a folder; in eval mode."""
+        shipped = SHIPPED / str(source)
+        folder = shipped if shipped.is_dir() else Path(source)
+        if not folder.is_dir():
+            names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
+            raise ValueError(
+                f"{str(source)!r} is neither a folder nor one of the shipped classifiers: {names}"
+            )
+        saved = read_folder(folder)
+        fresh = build(ClassifierConfig, saved.config).build()
+        load_state(fresh.net, saved.tensors, str(folder))
+        fresh.net.eval().requires_grad_(False)
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        return cls(fresh.config, fresh.net, folder.name, digest)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        save_folder(folder, dump(self.config), self.net.state_dict())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.net.embed(images).float()
+
+    def log_probs(self, images: Tensor) -> Tensor:
+        """log p(class | image), (B, K)."""
+        return self.net(images).float().log_softmax(1)

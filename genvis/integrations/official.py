@@ -1,0 +1,92 @@
+"""Published checkpoints: the one door for layouts that are not ours.
+
+Each backbone file translates the constructor arguments and keys of the released class in its own
+`from_official(config, state)`; this file finds that function, opens the released file and picks
+the weights in it. Training checkpoints of the DiT family (Peebles and Xie 2023, `train.py`) hold
+`model`, `ema`, `opt` and `args`.
+"""
+
+import argparse
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genvis.checkpoint import load_tensors
+from genvis.config import Table
+
+OFFICIAL = Table("published layout", {"dit": "genvis.backbones.dit:from_official"})
+
+log = logging.getLogger(__name__)
+
+
+def from_official(
+    name: str,
+    state_dict: Mapping[str, Any],
+    official_config: Mapping[str, Any],
+    use: str = "ema",
+) -> nn.Module:
+    """Our net with published weights, in evaluation mode; every tensor must fit.
+
+    `state_dict` is a plain state dict or a training checkpoint, of which `use` (ema or model) is
+    taken and the rest is named in the log; `official_config` holds the arguments of the released
+    class. ValueError names what is missing, extra or of another shape.
+    """
+    translate = OFFICIAL.resolve(name, trust_code=False)
+    state, dropped = select_weights(state_dict, use)
+    if dropped:
+        log.warning("took %r from a training checkpoint; dropped %s", use, ", ".join(dropped))
+    net: nn.Module = translate(official_config, state)
+    return net.eval()
+
+
+def select_weights(
+    checkpoint: Mapping[str, Any], use: str = "ema"
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict in a checkpoint, and the names of the parts that were left out.
+
+    A plain state dict is taken whole; of a training checkpoint, the part called `use`.
+    """
+    if use not in ("ema", "model"):
+        raise ValueError(f"use must be 'ema' or 'model', got {use!r}")
+    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
+        return dict(checkpoint), ()
+    parts = [key for key in ("ema", "model") if isinstance(checkpoint.get(key), Mapping)]
+    if use not in parts:
+        held = ", ".join(map(str, [*checkpoint][:6])) or "nothing"
+        raise ValueError(f"the checkpoint has no weights called {use!r}; it holds {held}")
+    state = dict(checkpoint[use])
+    foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if foreign or not state:
+        found = f"{foreign[0]!r} is no tensor" if foreign else "it is empty"
+        raise ValueError(f"{use!r} of the checkpoint is not a state dict: {found}")
+    return state, tuple(str(key) for key in checkpoint if key != use)
+
+
+def load_official_file(path: str | Path) -> dict[str, Any]:
+    """The contents of a published `.pt`, `.pth` or `.safetensors` file on the CPU; runs no code."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return dict(load_tensors(path))
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"{path}: expected a .pt, .pth or .safetensors file")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # `args` of the DiT family
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: damaged or not only weights: {_first(error)}") from error
+    except Exception as error:  # the unpickler meets damage with errors of every kind
+        raise ValueError(f"{path}: truncated or not a torch file: {_first(error)}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected a mapping of tensors, got {type(content).__name__}")
+    return dict(content)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

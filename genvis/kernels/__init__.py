@@ -1,0 +1,1 @@
+"""Accelerated operations, one file each: the definition, the fast paths, one dispatcher."""

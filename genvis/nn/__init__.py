@@ -1,0 +1,1 @@
+"""Layers with no particular model in mind."""

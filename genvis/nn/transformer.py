@@ -1,0 +1,57 @@
+"""The parts of a vision transformer block.
+
+Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; attribute names are those of timm,
+which published weights use. Letters: B batch, N tokens, D width, C channels, p patch side.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from genvis.kernels.attention import attention
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping p x p patches to tokens, row-major: (B, C, H, W) -> (B, N, D)."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(self.proj(x), "b d h w -> b (h w) d")
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one packed projection, rows ordered q, k, v."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be divisible by heads, got {width} and {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        return self.drop(self.proj(rearrange(attention(q, k, v), "b h n d -> b n (h d)")))
+
+
+class MLP(nn.Module):
+    """Two layers with tanh-GELU between them."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(F.gelu(self.fc1(x), approximate="tanh")))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (B, N, D) scaled by 1 + scale and shifted, both (B, D)."""
+    return x * (1 + scale[:, None]) + shift[:, None]

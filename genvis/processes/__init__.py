@@ -1,0 +1,18 @@
+"""Gaussian paths x_t = alpha(t) x0 + sigma(t) eps, what networks predict on them, and denoisers.
+
+A new process or prediction is one frozen dataclass and one line here.
+"""
+
+from genvis.config import Table
+
+PROCESSES = Table("process", {"linear": "genvis.processes.linear:Linear"})
+
+PREDICTIONS = Table(
+    "prediction",
+    {
+        "noise": "genvis.processes.predictions:Noise",
+        "clean": "genvis.processes.predictions:Clean",
+        "v": "genvis.processes.predictions:V",
+        "velocity": "genvis.processes.predictions:Velocity",
+    },
+)

@@ -1,0 +1,84 @@
+"""What quantization did to a network: bytes before and after, and how far its weights moved."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from genvis.quant import Format
+from genvis.quant.modules import PACKED, PackedLayer
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One packed layer. Bytes are those of its weight, without the bias."""
+
+    name: str
+    format: Format
+    weights: int
+    changed: int  # weights whose dequantized value is not the original one
+    bytes_before: int
+    bytes_after: int
+    sqnr: float  # dB: 10 log10(sum w^2 / sum (w - w_hat)^2); infinite if nothing changed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A quantized net beside the original. Bytes are those of all tensors of the state dict."""
+
+    layers: tuple[LayerSummary, ...]
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def weights(self) -> int:
+        """How many weights are packed."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def share_changed(self) -> float:
+        """The fraction of the packed weights whose value is not the original one, in [0, 1]."""
+        return sum(layer.changed for layer in self.layers) / max(1, self.weights)
+
+
+def state_bytes(net: nn.Module) -> int:
+    """The bytes of the tensors in the state dict; a tensor under two names counts twice."""
+    return sum(tensor.nbytes for tensor in net.state_dict().values())
+
+
+def sqnr(weight: Tensor, quantized: Tensor) -> float:
+    """Signal to noise in dB, 10 log10(sum w^2 / sum (w - w_hat)^2); infinite if equal."""
+    w, w_hat = weight.detach().double(), quantized.detach().double()
+    noise = float((w - w_hat).square().sum())
+    if noise == 0:
+        return math.inf
+    signal = float(w.square().sum())
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def summary(original: nn.Module, quantized: nn.Module) -> Summary:
+    """What became of `original` in its packed copy `quantized`. ValueError if they do not fit."""
+    before, layers = dict(original.named_modules()), []
+    for name, packed in quantized.named_modules():
+        if not isinstance(packed, PackedLayer):
+            continue
+        layer = before.get(name)
+        weight = layer.weight if layer is not None and type(layer) in PACKED else None
+        if not isinstance(weight, Tensor) or tuple(weight.shape) != packed.shape:
+            raise ValueError(
+                f"original has no layer {name!r} with a weight of shape {packed.shape}"
+            )
+        w_hat = packed.weight
+        layers.append(
+            LayerSummary(
+                name=name,
+                format=packed.format,
+                weights=weight.numel(),
+                changed=int(torch.count_nonzero(weight.detach() != w_hat)),
+                bytes_before=weight.nbytes,
+                bytes_after=packed.format.storage_bytes(packed.shape),
+                sqnr=sqnr(weight, w_hat),
+            )
+        )
+    return Summary(tuple(layers), state_bytes(original), state_bytes(quantized))

@@ -1,0 +1,73 @@
+"""Whole images from noise, in chunks of a fixed size, so that an image never depends on its
+neighbours.
+
+Letters: N images, chunk rows per network call.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from genvis.random import HashKeys, Keys
+from genvis.types import Cond, Cost, Sampler, take, to
+
+
+def run(sampler: Sampler, noise: Tensor, cond: Cond, keys: Keys) -> Tensor:
+    """Images (B, 3, H, W) from noise (B, *noise_shape): every step of the sampler, in one batch."""
+    state = sampler.init(noise, cond, keys)
+    for _ in range(sampler.num_steps):
+        state = sampler.step(state)
+    return sampler.preview(state)
+
+
+def price(sampler: Sampler) -> Cost:
+    """What one image costs from noise to pixels."""
+    return sum((sampler.cost(k) for k in range(sampler.num_steps)), Cost(decodes=1))
+
+
+@torch.no_grad()
+def generate(
+    sampler: Sampler, cond: Cond, keys: HashKeys, chunk: int = 64, noise: Tensor | None = None
+) -> Tensor:
+    """Images (N, 3, H, W) on the CPU for N conditions and N keys; `noise` (N, ...) instead of the
+    keys' own.
+
+    Every network call has `chunk` rows, the last one padded: at a fixed chunk an image is the same
+    to the last bit whatever it is generated with; across chunk sizes matrix libraries round
+    differently.
+    """
+    return torch.cat([images for _, images in chunks(sampler, cond, keys, chunk, noise)])
+
+
+def chunks(
+    sampler: Sampler, cond: Cond, keys: HashKeys, chunk: int = 64, noise: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, images of those rows) chunk by chunk."""
+    n = len(keys)
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if len(cond) != n or n == 0:
+        raise ValueError(
+            f"cond and keys must have the same rows, at least one; got {len(cond)} and {n}"
+        )
+    for start in range(0, n, chunk):
+        rows = torch.arange(start, start + chunk).clamp(
+            max=n - 1
+        )  # padded by repeating the last row
+        own = take(keys, rows)
+        start_noise = own.normal(sampler.noise_shape) if noise is None else take(noise, rows)
+        with torch.no_grad():
+            images = run(
+                sampler, start_noise.to(sampler.device), to(take(cond, rows), sampler.device), own
+            )
+        count = min(chunk, n - start)
+        yield slice(start, start + count), images[:count].cpu()
+
+
+def labelled(num_classes: int, indices: range | Tensor) -> Cond:
+    """Balanced labels from image numbers: image i has label i mod K."""
+    rows = (
+        indices if isinstance(indices, Tensor) else torch.tensor(list(indices), dtype=torch.int64)
+    )
+    return Cond(label=rows % num_classes)

@@ -1,0 +1,114 @@
+"""What happens beside training: a validation loss and pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from genvis.config import config
+from genvis.images import save_grid
+from genvis.random import HashKeys
+from genvis.samplers.generate import generate, labelled
+from genvis.samplers.generator import SamplerConfig
+from genvis.types import Dataset, LossFunction, to
+
+BINS = 8  # of the noise level, in the validation loss
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a callback sees. `model.net` is the raw network, `ema` its average."""
+
+    model: Any
+    ema: nn.Module
+    loss: LossFunction
+    validation: Dataset
+    folder: Path
+    step: int
+    steps: int
+    log: Callable[[int, dict[str, float]], None]
+
+    def due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.steps
+
+
+class Callback(Protocol):
+    """Called by the main process after every step."""
+
+    def __call__(self, run: Run) -> None: ...
+
+
+@config
+class Validation:
+    """The loss of raw and averaged weights on fixed held-out examples with fixed noise at evenly
+    spread levels.
+
+    The same (x0, level, noise) every time, so a difference between two steps is a difference
+    between weights.
+    """
+
+    every: int = 500
+    count: int = 512  # examples, the held-out ones in turn
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.count) < 1:
+            raise ValueError("every and count must be at least 1")
+
+    def __call__(self, run: Run) -> None:
+        if run.due(self.every):
+            averaged = self._measure(run, run.ema, "val_ema")
+            run.log(run.step, {**averaged, **self._measure(run, run.model.net, "val")})
+
+    @torch.no_grad()
+    def _measure(self, run: Run, net: nn.Module, name: str) -> dict[str, float]:
+        device = next(net.parameters()).device
+        batch = to(run.validation[[i % len(run.validation) for i in range(self.count)]], device)
+        keys = HashKeys.of(0, range(self.count), device).fold("validation")
+        level = (
+            torch.arange(self.count, dtype=torch.float64, device=device) * 0.618033988749895 + 0.5
+        ) % 1
+        training = net.training
+        net.eval()
+        loss = run.loss(net, batch, keys, level)
+        net.train(training)
+        values = {f"{name}_{key}": value.mean().item() for key, value in loss.logs.items()}
+        values[f"{name}_loss"] = loss.per_sample.mean().item()
+        if loss.level is not None:
+            bins = (loss.level * BINS).long()
+            for k in range(BINS):
+                values[f"{name}_loss_level_{k}"] = loss.per_sample[bins == k].mean().item()
+        return values
+
+
+@config
+class SampleGrid:
+    """A picture of the averaged weights' samples, the same keys every time:
+    `samples/step_0000500.png`.
+    """
+
+    every: int = 500
+    rows: int = 4
+    sampler: SamplerConfig | None = None  # default: the generator's own
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.rows) < 1:
+            raise ValueError("every and rows must be at least 1")
+
+    def __call__(self, run: Run) -> None:
+        if not run.due(self.every):
+            return
+        model = replace(run.model, net=run.ema)
+        classes = model.config.backbone.num_classes
+        columns = min(classes, 10)
+        count = self.rows * columns
+        images = generate(
+            model.sampler(self.sampler),
+            labelled(columns, range(count)),
+            HashKeys.of(0, range(count)),
+        )
+        folder = run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        save_grid(folder / f"step_{run.step:07d}.png", images, columns)

@@ -1,0 +1,311 @@
+"""The values that pass between the floors and the protocols that meet there.
+
+Letters: B rows (images, prompts, particles), C channels, H W map size, L sequence length, D width,
+N images. Images are (B, 3, H, W) in [-1, 1]; latents (B, C, h, w) are unit-scaled; times and
+statistics are float32 or float64.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from genvis.random import Keys
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What a batch is conditioned on. Every leaf is batch-first; what is None was not given.
+
+    label (B,) int64; text (B, L, D) with text_mask (B, L) bool (True = a real token) and pooled
+    (B, D); prompts: B strings, which verifiers and records need; negative: the condition to steer
+    away from; known: (values, mask) to keep, for in-painting; drop (B,) bool: rows whose condition
+    the network must ignore.
+    """
+
+    label: Tensor | None = None
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    pooled: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
+    negative: "Cond | None" = None
+    known: tuple[Tensor, Tensor] | None = None
+    drop: Tensor | None = None
+
+    def __len__(self) -> int:
+        given = (self.label, self.text, self.pooled, self.prompts, self.drop)
+        return next((len(leaf) for leaf in given if leaf is not None), 0)
+
+    def dropped(self) -> "Cond":
+        """The twin without a condition: the negative one where given, else every row dropped."""
+        if self.negative is not None:
+            return self.negative
+        leaves = (self.label, self.text, self.pooled, self.drop)
+        device = next((leaf.device for leaf in leaves if leaf is not None), None)
+        return replace(self, drop=torch.ones(len(self), dtype=torch.bool, device=device))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What an encoder knows of a latent: mean and standard deviation (None where it is exact)."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, keys: Keys) -> Tensor:
+        if self.std is None:
+            return self.mean
+        return self.mean + self.std * keys.normal(self.mean.shape[1:], self.mean.device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training examples: x is images (B, 3, H, W), or `Moments` of cached latents; same rows."""
+
+    x: Any
+    cond: Cond
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A network's view of x_t: the clean image, the noise in it, a raw learned variance if any."""
+
+    x0: Tensor
+    eps: Tensor
+    var: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """per_sample (B,) before any reduction; level (B,) in [0, 1]: where on the path a row was."""
+
+    per_sample: Tensor
+    level: Tensor | None = None
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call spends on each row. A guided evaluation counts as two."""
+
+    evaluations: int = 0
+    decodes: int = 0
+    verifications: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def __mul__(self, rows: int) -> "Cost":
+        return Cost(**{f.name: getattr(self, f.name) * rows for f in fields(self)})
+
+
+def take(value: T, rows: Tensor | slice) -> T:
+    """The given rows of a nest of batch-first tensors, dataclasses, tuples, dicts; scalars pass."""
+    return _map(value, lambda leaf: leaf[rows], lambda words: tuple(_pick(words, rows)))
+
+
+def repeat(value: T, n: int) -> T:
+    """Every row n times, neighbours together: (B, ...) -> (B n, ...)."""
+    return _map(
+        value,
+        lambda leaf: leaf.repeat_interleave(n, 0),
+        lambda words: tuple(w for w in words for _ in range(n)),
+    )
+
+
+def to(value: T, device: torch.device | str) -> T:
+    """The same nest with every tensor on `device`; 0-d tensors (clocks) stay where they are."""
+    return _map(value, lambda leaf: leaf.to(device), lambda words: words)
+
+
+def _map(value: Any, tensor: Any, words: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value if value.ndim == 0 else tensor(value)
+    if isinstance(value, tuple):
+        if value and all(isinstance(item, str) for item in value):
+            return words(value)
+        return tuple(_map(item, tensor, words) for item in value)
+    if isinstance(value, dict):
+        return {key: _map(item, tensor, words) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{f.name: _map(getattr(value, f.name), tensor, words) for f in fields(value)}
+        )
+    return value
+
+
+def _pick(words: Sequence[str], rows: Tensor | slice) -> Sequence[str]:
+    if isinstance(rows, slice):
+        return words[rows]
+    chosen = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+    return [words[i] for i in chosen.tolist()]
+
+
+class Backbone(Protocol):
+    """A network from noisy maps to maps. It knows nothing of loss, guidance or sampling."""
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor: ...
+
+
+class BackboneConfig(Protocol):
+    """What `build` makes, and the latent shape (C, h, w) it is made for."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def num_classes(self) -> int: ...
+    def build(self) -> nn.Module: ...
+
+
+class Process(Protocol):
+    """x_t = alpha(t) x0 + sigma(t) eps; t grows with noise; tensors in and out have one shape."""
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """The clean end and the noise end of t."""
+        ...
+
+    def coeffs(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+    def time(self, log_snr: Tensor) -> Tensor:
+        """t where log(alpha^2 / sigma^2) = log_snr."""
+        ...
+
+
+class Prediction(Protocol):
+    """What the network was asked for: out = p x0 + q eps, after scaling its inputs."""
+
+    def row(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor]: ...
+    def inputs(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The factor on x_t and the time that the network sees."""
+        ...
+
+    def split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The predicted map and the raw learned variance, if any."""
+        ...
+
+
+class Denoise(Protocol):
+    """A process and a way to estimate (x0, eps) along it; guidance and clipping wrap another."""
+
+    @property
+    def process(self) -> Process: ...
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per row of one call."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate: ...
+
+
+class Sampler(Protocol[S]):
+    """From noise to images step by step; methods are pure, S is a frozen value `take` can fork."""
+
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def noise_shape(self) -> tuple[int, ...]: ...
+    @property
+    def stochastic(self) -> bool: ...
+    @property
+    def device(self) -> torch.device: ...
+    def init(self, noise: Tensor, cond: Cond, keys: Keys) -> S: ...
+    def look(self, state: S) -> S:
+        """Evaluate the network here once and keep what it said."""
+        ...
+
+    def step(self, state: S) -> S: ...
+    def preview(self, state: S) -> Tensor:
+        """The best guess at the final images (B, 3, H, W); at the last step, the images."""
+        ...
+
+    def rekey(self, state: S, keys: Keys) -> S:
+        """The same past with a new future. ValueError if nothing ahead is random."""
+        ...
+
+    def cost(self, k: int) -> Cost:
+        """What step k spends on each row."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Between images (B, 3, H, W) in [-1, 1] and unit-scaled latents (B, C, h, w).
+
+    Scale and shift live inside.
+    """
+
+    def encode(self, images: Tensor) -> Moments: ...
+    def decode(self, z: Tensor) -> Tensor: ...
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+class TokenizerConfig(Protocol):
+    def build(self) -> Any: ...
+
+
+class Verifier(Protocol):
+    """One score per image, (N,) float; higher is better."""
+
+    @property
+    def name(self) -> str: ...
+    def __call__(self, images: Tensor, cond: Cond) -> Tensor: ...
+
+
+class LossFunction(Protocol):
+    """The loss of a net on a batch; level (B,) in [0, 1) fixes where on the path (validation)."""
+
+    def __call__(
+        self, net: nn.Module, batch: Batch, keys: Keys, level: Tensor | None = None
+    ) -> Loss: ...
+
+
+class VerifierConfig(Protocol):
+    def build(self) -> Verifier: ...
+
+
+class Model(Protocol):
+    """A network with what it takes to use it: what training trains and saves (frozen)."""
+
+    @property
+    def net(self) -> nn.Module: ...
+    def save_pretrained(self, folder: str | Path) -> None: ...
+
+
+class ModelConfig(Protocol):
+    def build(self) -> Any: ...
+
+
+class Objective(Protocol):
+    """What training minimises; `build` binds it to what is trained."""
+
+    def build(self, model: Any) -> LossFunction: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Accumulates over batches and processes; `compute` may be called at any time."""
+
+    def update(self, images: Tensor, cond: Cond) -> None: ...
+    def compute(self) -> dict[str, float]: ...
+
+
+class DatasetConfig(Protocol):
+    def build(self, split: str) -> "Dataset": ...
+
+
+class Dataset(Protocol):
+    """Finite examples by number. One call per batch: rows in the order asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, indices: Sequence[int]) -> Batch: ...

@@ -1,0 +1,46 @@
+"""Sample images from a trained generator into a folder.
+
+Examples:
+  python sampling/sample.py runs/digits_dit --out runs/digits_samples count=1000
+  python sampling/sample.py runs/digits_dit --out runs/sevens classes=[7] sampler.guidance=2
+  accelerate launch --num_processes 2 sampling/sample.py runs/digits_dit --out runs/many count=50000
+Image i depends on (seed, i) alone, not on the number of processes or on interruptions.
+"""
+
+import argparse
+
+from genvis import console
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a run folder, a model folder or a hub id")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="count, seed, classes, chunk, sampler.*"
+    )
+    parser.add_argument(
+        "--out", required=True, help="the sample folder; an interrupted one is completed"
+    )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the model's config import code outside genvis",
+    )
+    args = parser.parse_intermixed_args()
+
+    from genvis.config import build, dump, override
+    from genvis.samplers.folder import Sampling, sample_folder
+    from genvis.samplers.generator import Generator, fingerprint
+
+    generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
+    sampling = build(
+        Sampling, override({"sampler": dump(generator.config.sampler)}, args.overrides)
+    )
+    images, _ = sample_folder(generator, sampling, args.out, fingerprint(args.model))
+    print(f"{args.out}: {len(images)} images in samples.npz, the first ones in grid.png")
+
+
+if __name__ == "__main__":
+    console.run(main)

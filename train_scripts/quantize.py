@@ -1,0 +1,54 @@
+"""Quantize a generator's weights by a plan of ordered rules.
+
+Example: python train_scripts/quantize.py runs/digits_dit configs/digits/int4.yaml --out runs/int4
+The result is a model folder, sampled, searched and evaluated like any other.
+"""
+
+import argparse
+
+from genvis import console
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a run folder, a model folder or a hub id")
+    parser.add_argument("plan", help="a YAML file of rules, such as configs/digits/int4.yaml")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="a.b=c",
+        help="changes to the plan, such as rules.0.weight.bits=3",
+    )
+    parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the model's config import code outside genvis",
+    )
+    args = parser.parse_intermixed_args()
+
+    from genvis.config import load
+    from genvis.quant.plan import Plan
+    from genvis.quant.report import summary
+    from genvis.samplers.generator import Generator
+
+    plan = load(Plan, args.plan, args.overrides)
+    generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
+    quantized = generator.changed(plan)
+    quantized.save_pretrained(args.out)
+    result = summary(generator.net, quantized.net)
+    for layer in result.layers:
+        print(
+            f"{layer.name:40s} {layer.format} "
+            f"{layer.bytes_before} -> {layer.bytes_after} bytes, {layer.sqnr:.1f} dB"
+        )
+    print(
+        f"{args.out}: {result.bytes_before} -> {result.bytes_after} bytes of tensors; "
+        f"{result.share_changed:.1%} of {result.weights} weights changed"
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)
