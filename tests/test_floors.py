@@ -17,13 +17,13 @@ from genvis.config import ConfigError, Table, config
 HOUSE = Path(genvis.__file__).parent
 FLOORS = [
     {"config", "random", "console"},
-    {"types", "checkpoint"},
+    {"types", "checkpoint", "plots"},
     {"kernels", "images"},
     {"nn"},
     {"backbones", "tokenizers", "processes", "features", "text", "data"},
     {"samplers", "objectives", "verifiers", "quant", "adapt"},
     {"search", "training", "evaluation"},
-    {"compression", "integrations"},
+    {"compression", "integrations", "quickstart", "report"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 RANDOM = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like"}

@@ -84,3 +84,9 @@ def sample_folder(
             shutil.rmtree(parts)
         state.wait_for_everyone()
     return load_npz(final)
+
+
+def read_samples(source: str | Path) -> tuple[Tensor, Tensor]:
+    """(images (N, 3, H, W) in [-1, 1], labels (N,)) of a sample folder or an `.npz` file."""
+    source = Path(source)
+    return load_npz(source / "samples.npz" if source.is_dir() else source)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
@@ -42,6 +43,7 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
     Writes `recipe.yaml`, `log.jsonl`, `checkpoints/`, what callbacks write, and at the end
     `model/`. Raises ValueError if the folder is not this run's, and `NonFiniteLossError`.
     """
+    AcceleratorState._reset_state()  # else a second run in this process keeps the first's precision
     accelerator = Accelerator(
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_steps=recipe.accumulate,

@@ -1,0 +1,87 @@
+"""Features of images, carrying the name and hash of the weights that made them.
+
+Letters: N images, D features.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from genvis.evaluation.statistics import Statistics, check_features
+from genvis.images import from_uint8, to_uint8
+
+
+class Extractor(Protocol):
+    """Images (B, 3, H, W) in [-1, 1] -> features (B, D) float32; sha256 of its weight file."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """values (N, D), and who made them."""
+
+    values: Tensor
+    extractor: str
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def statistics(self) -> Statistics:
+        return Statistics.of(self.values, self.sha256)
+
+    @property
+    def metric(self) -> str:
+        """The name of a Frechet distance between such features, as in FD[digits-cnn-v1:3fa9c1]."""
+        return frechet_name(self.extractor, self.sha256)
+
+
+def extract(extractor: Extractor, images: Tensor, batch: int = 256) -> Features:
+    """Features of images (N, 3, H, W) in [-1, 1], rounded to 8 bits first, as files would be."""
+    check_images(images)
+    frechet_name(extractor.name, extractor.sha256)  # refuses a nameless extractor before the work
+    rounded = images_as_stored(images)
+    with torch.no_grad():
+        values = torch.cat([extractor(rows) for rows in rounded.split(batch)])
+    check_features(values)
+    return Features(values, extractor.name, extractor.sha256)
+
+
+def frechet_name(extractor: str, sha256: str) -> str:
+    """FD[name:first six digits of the hash]: nobody may take it for an Inception distance."""
+    lowered = sha256.lower()
+    if len(lowered) != 64 or set(lowered) - set("0123456789abcdef"):
+        raise ValueError(f"extractor {extractor!r}: sha256 must be 64 hex digits, got {sha256!r}")
+    if not extractor or "fid" in extractor.lower() or "inception" in extractor.lower():
+        raise ValueError(f"an extractor trained here cannot be called {extractor!r}")
+    return f"FD[{extractor}:{lowered[:6]}]"
+
+
+def images_as_stored(images: Tensor) -> Tensor:
+    """Images in [-1, 1] after a round trip through uint8."""
+    return from_uint8(to_uint8(images))
+
+
+def fingerprint(images: Tensor) -> str:
+    """sha256 of the 8-bit pixels of images (N, 3, H, W) in [-1, 1], for records."""
+    return hashlib.sha256(to_uint8(images).cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def check_images(images: Tensor) -> None:
+    """ValueError unless (N, 3, H, W) floating point, N >= 1, in [-1, 1] but for a network's
+    overshoot, which rounding to 8 bits clips.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"images must be (N, 3, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating point in [-1, 1], got {images.dtype}")
+    if images.isnan().any():
+        raise ValueError("images must not hold NaN")

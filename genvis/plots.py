@@ -1,0 +1,56 @@
+"""Curves for reports, as self-contained SVG text."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+INK, COLOURS = "#333333", ("#2a6f97", "#c8553d", "#588157", "#8a5a9e")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """y over x, with a band between low and high where given."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def svg(
+    curves: Sequence[Curve],
+    title: str,
+    x: str,
+    y: str,
+    *,
+    levels: dict[str, float] | None = None,
+    log_x: bool = False,
+) -> str:
+    """One plot; `levels` are horizontal lines by name, `log_x` is base 2 with the given ticks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for curve, colour in zip(curves, COLOURS * len(curves), strict=False):
+        marker = "o" if len(curve.x) <= 16 else None
+        axes.plot(curve.x, curve.y, color=colour, label=curve.label, marker=marker, markersize=4)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    for i, (name, value) in enumerate((levels or {}).items()):
+        axes.axhline(
+            value, color=INK, linewidth=0.8, linestyle=("--", ":", "-.")[i % 3], label=name
+        )
+    if log_x:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(curves[0].x), [f"{value:g}" for value in curves[0].x])
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,0 +1,139 @@
+"""The main job, step by step, in one folder that can be left and taken up again at any moment.
+
+Every step has a folder or records of its own; a step that is finished is only read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from genvis.config import ConfigError, load
+from genvis.evaluation.evaluate import Evaluation, Judge, by_subject
+from genvis.evaluation.records import Record, append, read, stamped
+from genvis.evaluation.spread import bootstrap
+from genvis.quant.plan import Plan
+from genvis.quant.report import summary
+from genvis.samplers.folder import Sampling, read_samples, sample_folder
+from genvis.samplers.generator import Generator, fingerprint
+from genvis.search.study import Study, search_folder
+from genvis.training.fit import fit
+from genvis.training.recipe import Recipe
+
+FULL = "fp32"  # the samples that quantized ones are compared with
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    recipe: Recipe
+    sampling: Sampling
+    study: Study
+    plans: dict[str, Plan]
+    judge: Judge
+
+    @classmethod
+    def load(
+        cls, configs: str | Path, seed: int = 0, overrides: Sequence[str] = ()
+    ) -> "Quickstart":
+        """From dit, sampling, search, evaluation and int*.yaml in a folder; overrides: the
+        recipe's.
+        """
+        configs = Path(configs)
+        plans = {path.stem: load(Plan, path) for path in sorted(configs.glob("int*.yaml"))[::-1]}
+        if not plans:
+            raise ConfigError(f"{configs}: no plan named int*.yaml in this folder")
+        return cls(
+            load(Recipe, configs / "dit.yaml", [f"seed={seed}", *overrides]),
+            load(Sampling, configs / "sampling.yaml", [f"seed={seed}"]),
+            load(Study, configs / "search.yaml", [f"seed={seed}"]),
+            plans,
+            Judge(load(Evaluation, configs / "evaluation.yaml")),
+        )
+
+    def run(self, folder: str | Path) -> None:
+        """Train, sample, search, quantize and evaluate, all into `folder`."""
+        folder = Path(folder)
+        notes = Notes(folder / "records.jsonl", self.judge)
+        fit(self.recipe, folder / "train")
+        generator = Generator.from_pretrained(folder / "train")
+        images, labels = self._sample(generator, folder / "train", folder / "samples")
+        notes.measure(FULL, images, labels, extra=[_size(FULL, folder / "train" / "model")])
+        notes.references()
+        self._search(generator, folder, notes)
+        for name, plan in self.plans.items():
+            self._quantize(generator, plan, name, folder, images, notes)
+
+    def _sample(self, generator: Generator, model: Path, out: Path) -> tuple[Tensor, Tensor]:
+        return sample_folder(generator, self.sampling, out, fingerprint(model))
+
+    def _search(self, generator: Generator, folder: Path, notes: "Notes") -> None:
+        rows = search_folder(
+            generator, self.study, folder / "search", fingerprint(folder / "train")
+        )
+        base = torch.tensor(rows[0]["judge"])
+        for row in rows:
+            subject = f"best of {row['budget']}"
+            scores = {key: torch.tensor(row[key]) for key in ("verifier", "judge")}
+            extra = [_interval(subject, f"score_{key}", values) for key, values in scores.items()]
+            if row is not rows[0]:
+                extra.append(_interval(subject, "judge_gain", scores["judge"] - base))
+            samples = folder / "search" / f"budget_{row['budget']:03d}" / "samples.npz"
+            notes.measure(subject, *read_samples(samples), extra=extra)
+
+    def _quantize(
+        self,
+        generator: Generator,
+        plan: Plan,
+        name: str,
+        folder: Path,
+        full: Tensor,
+        notes: "Notes",
+    ) -> None:
+        if not (folder / name).exists():
+            generator.changed(plan).save_pretrained(folder / name)
+        quantized = Generator.from_pretrained(folder / name)
+        images, labels = self._sample(quantized, folder / name, folder / f"{name}_samples")
+        share = summary(generator.net, quantized.net).share_changed
+        changed = stamped(subject=name, metric="share_changed", value=share, n=1)
+        notes.measure(name, images, labels, full, extra=[_size(name, folder / name), changed])
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The records of a study: a subject is measured once, and written in one piece."""
+
+    path: Path
+    judge: Judge
+
+    def measure(
+        self,
+        subject: str,
+        images: Tensor,
+        labels: Tensor,
+        against: Tensor | None = None,
+        extra: Sequence[Record] = (),
+    ) -> None:
+        if subject not in self._known():
+            append(self.path, *self.judge.measure(subject, images, labels, against), *extra)
+
+    def references(self) -> None:
+        if "training copies" not in self._known():
+            append(self.path, *self.judge.references())
+
+    def _known(self) -> set[str]:
+        return set(by_subject(read(self.path))) if self.path.exists() else set()
+
+
+def _size(subject: str, model: Path) -> Record:
+    size = (model / "model.safetensors").stat().st_size
+    return stamped(subject=subject, metric="bytes", value=size, n=1)
+
+
+def _interval(subject: str, metric: str, values: Tensor) -> Record:
+    found = bootstrap(values)
+    interval = (found.low, found.high)
+    return stamped(
+        subject=subject, metric=metric, value=found.mean, n=len(values), interval=interval
+    )

@@ -1,0 +1,189 @@
+"""One page that shows a whole study: training, samples, search, quantization, and what to compare
+with.
+
+A study's folder holds `train/` (a run), `samples/`, `search/`, `int8/` and the like (model folders,
+each with `NAME_samples/`), and `records.jsonl`. The page is self-contained: pictures and curves are
+inside it.
+"""
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+from genvis import __version__
+from genvis.checkpoint import atomic_write, read_json
+from genvis.evaluation.evaluate import by_subject, caption, tabulate
+from genvis.evaluation.records import Record, read
+from genvis.plots import Curve, svg
+from genvis.training.callbacks import BINS
+from genvis.training.journal import read_journal
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #333;
+  max-width: 1080px; margin: 2em auto; padding: 0 1em }
+h1, h2 { font-weight: 600 } h2 { margin-top: 2em; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1em 0 }
+td, th { padding: .3em .9em; text-align: right }
+th { border-bottom: 1px solid #999; font-weight: 600 }
+td:first-child, th:first-child { text-align: left }
+figure { display: inline-block; margin: .5em 1.2em .5em 0; vertical-align: top }
+figcaption, .note { color: #666 }
+img { image-rendering: pixelated; max-width: 500px }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto }
+"""
+
+
+def write_report(folder: str | Path) -> Path:
+    """`report.html` from what a study's folder holds. ValueError if it holds no records."""
+    folder = Path(folder)
+    if not (folder / "records.jsonl").exists():
+        raise ValueError(f"{folder}: no records.jsonl, so there is nothing to report")
+    records = read(folder / "records.jsonl")
+    parts = [
+        _summary(records),
+        _samples(folder),
+        _training(folder / "train"),
+        _search(folder / "search", records),
+        _quantization(folder, records),
+        _origin(folder, records),
+    ]
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>genvis report</title>"
+        f"<style>{STYLE}</style><body><h1>genvis: {html.escape(folder.name)}</h1>"
+        f"{''.join(parts)}</body></html>"
+    )
+    path = folder / "report.html"
+    atomic_write(path, page)
+    return path
+
+
+def _summary(records: list[Record]) -> str:
+    keys = ("fd_train", "fd_held-out", "svm_accuracy", "nearest_ratio")
+    return (
+        f"<p>{html.escape(caption(records))} The SVM reads labels from pixels; a ratio well below "
+        f"1 in the last column means copying.</p>{_table(tabulate(records, keys=keys))}"
+    )
+
+
+def _samples(folder: Path) -> str:
+    return "<h2>Samples</h2>" + _picture(
+        folder / "samples" / "grid.png", "one column a class, full precision"
+    )
+
+
+def _training(run: Path) -> str:
+    lines = read_journal(run)
+    losses = [line for line in lines if "loss" in line]
+    checks = [line for line in lines if "val_loss" in line]
+    if not losses:
+        return ""
+    curves = [Curve("training", _column(losses, "step"), _column(losses, "loss"))]
+    for key, label in (("val_loss", "held-out"), ("val_ema_loss", "held-out, averaged weights")):
+        if checks:
+            curves.append(Curve(label, _column(checks, "step"), _column(checks, key)))
+    plots = [svg(curves, "Loss", "step", "mean squared error")]
+    if checks and "val_ema_loss_level_0" in checks[-1]:
+        where = [(k + 0.5) / BINS for k in range(BINS)]
+        by_level = [
+            Curve(
+                f"step {line['step']}",
+                where,
+                [line[f"val_ema_loss_level_{k}"] for k in range(BINS)],
+            )
+            for line in (checks[0], checks[-1])
+        ]
+        plots.append(
+            svg(by_level, "Held-out loss by noise level", "noise level", "mean squared error")
+        )
+    grids = sorted((run / "samples").glob("step_*.png"))
+    pictures = [_picture(path, f"step {int(path.stem.removeprefix('step_'))}") for path in grids]
+    return "<h2>Training</h2>" + "".join(map(_figure, plots)) + "".join(pictures)
+
+
+def _search(folder: Path, records: list[Record]) -> str:
+    if not (folder / "search.json").exists():
+        return ""
+    found: dict[str, Any] = read_json(folder / "search.json")
+    names = [f"best of {row['budget']}" for row in found["rows"]]
+    rows = [by_subject(records)[name] for name in names]
+    evaluations = [row["spent"]["evaluations"] / found["count"] for row in found["rows"]]
+
+    def curve(key: str, label: str) -> Curve:
+        values = [row[key] for row in rows]
+        lows, highs = zip(*(v.interval or (v.value, v.value) for v in values), strict=True)
+        return Curve(label, evaluations, [v.value for v in values], lows, highs)
+
+    x = "network evaluations per image"
+    scores = [
+        curve("score_verifier", f"verifier {found['verifier']}"),
+        curve("score_judge", f"held-out judge {found['judge']}"),
+    ]
+    distances = [
+        curve("fd_train", "to training images"),
+        curve("fd_held-out", "to held-out images"),
+    ]
+    floor, metric = rows[0]["fd_train"].floor, rows[0]["fd_train"].metric
+    plots = [
+        svg(scores, "Score of the image kept", x, "mean score, 95% interval", log_x=True),
+        svg(distances, "Distance", x, metric, levels={"floor": floor or 0}, log_x=True),
+    ]
+    keys = ("score_verifier", "score_judge", "fd_train", "fd_held-out", "svm_accuracy")
+    low, high = rows[-1]["judge_gain"].interval or (0, 0)
+    first, last = (
+        folder / f"budget_{found['rows'][i]['budget']:03d}" / "grid.png" for i in (0, -1)
+    )
+    return "".join(
+        [
+            "<h2>Search</h2>",
+            _table(tabulate(records, names, keys)),
+            f"<p>{names[-1]} against one candidate, paired by image: the judge's score rises by "
+            f"{rows[-1]['judge_gain'].value:.4f}, 95% interval [{low:.4f}, {high:.4f}].</p>",
+            *map(_figure, plots),
+            f"<div>{_picture(first, 'first candidate')}{_picture(last, names[-1])}</div>",
+        ]
+    )
+
+
+def _quantization(folder: Path, records: list[Record]) -> str:
+    names = [name for name, row in by_subject(records).items() if "bytes" in row]
+    keys = ("bytes", "share_changed", "fd_train", "fd_held-out", "svm_accuracy", "psnr")
+    pictures = [_picture(folder / f"{name}_samples" / "grid.png", name) for name in names]
+    return (
+        "<h2>Quantized weights</h2><p>The same keys through each network; PSNR against full "
+        f"precision.</p>{_table(tabulate(records, names, keys))}{''.join(pictures)}"
+    )
+
+
+def _origin(folder: Path, records: list[Record]) -> str:
+    recipe = folder / "train" / "recipe.yaml"
+    text = html.escape(recipe.read_text()) if recipe.exists() else ""
+    commit = next((record.commit for record in records if record.commit), "unknown")
+    return (
+        f"<h2>How it was made</h2><p class='note'>genvis {__version__}, commit {commit}, "
+        f"{records[-1].time}</p><pre>{text}</pre>"
+    )
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = (
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(["th"] + ["td"] * len(rows), rows, strict=False)
+    )
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
+
+
+def _figure(content: str, caption: str = "") -> str:
+    return f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _picture(path: Path, caption: str) -> str:
+    if not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = html.escape(caption)
+    return _figure(f"<img alt='{alt}' src='data:image/png;base64,{data}'>", caption)
+
+
+def _column(lines: list[dict[str, Any]], key: str) -> list[float]:
+    return [line[key] for line in lines]

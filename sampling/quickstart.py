@@ -1,0 +1,35 @@
+"""The main job on a laptop: train, sample, search, quantize, evaluate, report; no network needed.
+
+Example: python sampling/quickstart.py --folder runs/quickstart
+An interrupted quickstart goes on where it stopped.
+"""
+
+import argparse
+
+from genvis import console
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", default="runs/quickstart", help="where everything goes")
+    parser.add_argument("--configs", default="configs/digits", help="the folder of the YAML files")
+    parser.add_argument("--seed", type=int, default=0, help="of training, samples and search")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe")
+    args = parser.parse_intermixed_args()
+
+    from genvis.evaluation.evaluate import table
+    from genvis.evaluation.records import read
+    from genvis.quickstart import Quickstart
+    from genvis.report import write_report
+
+    study = Quickstart.load(args.configs, args.seed, args.overrides)
+    study.run(args.folder)
+    page = write_report(args.folder)
+    print(table(read(f"{args.folder}/records.jsonl")))
+    print(f"\nreport: {page}")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,134 @@
+"""Best of N: never worse than one candidate, a prefix of a larger search, within its budget."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from genvis.config import ConfigError, build
+from genvis.random import HashKeys
+from genvis.samplers.generate import generate, labelled, price
+from genvis.samplers.generator import Generator, GeneratorConfig
+from genvis.search.best_of_n import BestOfN
+from genvis.search.ledger import BudgetExceededError, Ledger
+from genvis.search.study import Study
+from genvis.types import Cond, Cost
+from genvis.verifiers import VERIFIERS
+from tests.laws.test_samplers import GENERATOR
+
+
+@dataclass(frozen=True)
+class Brightness:
+    name: str = "brightness"
+
+    def __call__(self, images: Tensor, cond: Cond) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    made = build(GeneratorConfig, GENERATOR).build()
+    for parameter in made.net.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    return made
+
+
+COND, KEYS = labelled(10, range(6)), HashKeys.of(0, range(6))
+
+
+def test_best_of_one_is_plain_sampling(generator: Generator) -> None:
+    sampler = generator.sampler()
+    found = BestOfN(n=1)(sampler, COND, Brightness(), KEYS, Ledger())
+    assert torch.equal(found.images, generate(sampler, COND, KEYS))
+
+
+def test_every_image_is_the_best_of_its_candidates(generator: Generator) -> None:
+    sampler = generator.sampler()
+    found = BestOfN(n=4)(sampler, COND, Brightness(), KEYS, Ledger())
+    keys = [KEYS, *(KEYS.fold("candidate", j) for j in (1, 2, 3))]
+    candidates = torch.stack([generate(sampler, COND, k) for k in keys])  # (4, 6, 3, 8, 8)
+    scores = torch.stack([Brightness()(images, COND) for images in candidates])
+    best = scores.argmax(0)
+    assert torch.equal(found.images, candidates[best, torch.arange(6)])
+    assert torch.equal(found.scores, scores.cummax(0).values.T)
+    assert len(best.unique()) > 1  # the search really chose
+
+
+def test_the_noise_it_returns_makes_the_image_it_returns(generator: Generator) -> None:
+    sampler = generator.sampler()
+    found = BestOfN(n=4)(sampler, COND, Brightness(), KEYS, Ledger())
+    again = generate(sampler, COND, KEYS, noise=found.noise)
+    torch.testing.assert_close(again, found.images, rtol=0, atol=1e-6)
+
+
+def test_a_smaller_search_is_a_prefix_of_a_larger_one(generator: Generator) -> None:
+    sampler = generator.sampler()
+    rounds = list(BestOfN(n=5).rounds(sampler, COND, Brightness(), KEYS, Ledger()))
+    for n in (1, 3):
+        small = BestOfN(n=n)(sampler, COND, Brightness(), KEYS, Ledger())
+        assert torch.equal(small.images, rounds[n - 1].images)
+        assert torch.equal(small.scores, rounds[-1].scores[:, :n])
+
+
+def test_results_do_not_depend_on_the_chunk(generator: Generator) -> None:
+    sampler = generator.sampler()
+    whole = BestOfN(n=3)(sampler, COND, Brightness(), KEYS, Ledger())
+    parts = BestOfN(n=3, chunk=4)(sampler, COND, Brightness(), KEYS, Ledger())
+    torch.testing.assert_close(whole.images, parts.images, rtol=0, atol=1e-5)
+
+
+def test_the_ledger_counts_and_the_budget_holds(generator: Generator) -> None:
+    sampler = generator.sampler()
+    one = price(sampler) + Cost(verifications=1)
+    ledger = Ledger()
+    BestOfN(n=3)(sampler, COND, Brightness(), KEYS, ledger)
+    assert ledger.spent == one * 18
+    limited = Ledger(Cost(evaluations=2 * 6 * one.evaluations + 1))  # two candidates and a bit
+    found = BestOfN(n=3)(sampler, COND, Brightness(), KEYS, limited)
+    assert found.scores.shape == (6, 2)
+    assert limited.spent == one * 12
+    with pytest.raises(BudgetExceededError, match="budget of 5 evaluations is too small"):
+        BestOfN(n=3)(sampler, COND, Brightness(), KEYS, Ledger(Cost(evaluations=5)))
+
+
+def test_class_log_prob_scores_the_label() -> None:
+    from genvis.data.digits import DigitsConfig
+
+    digits = DigitsConfig().build("val")
+    batch = digits[range(100)]
+    verifier = VERIFIERS.build("class_log_prob").build()
+    right = verifier(batch.x, batch.cond)
+    wrong = verifier(batch.x, Cond(label=(batch.cond.label + 1) % 10))
+    assert right.shape == (100,)
+    assert right.max() <= 0
+    assert (right > wrong).float().mean() > 0.95
+    with pytest.raises(ValueError, match=r"needs cond\.label"):
+        verifier(batch.x, Cond())
+    with pytest.raises(ValueError, match="one of the shipped classifiers: digits-cnn-v1"):
+        VERIFIERS.build({"name": "class_log_prob", "classifier": "nothing"}).build()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"search": {"name": "best_of_n", "n": 0}}, "search: n must be at least 1"),
+        ({"budgets": [0, 1]}, "budgets must rise from at least 1"),
+        ({"budgets": []}, "budgets must rise from at least 1"),
+        ({"budgets": [1, 32]}, "a budget of 32 needs search.n at least that, got 16"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"judge": {"name": "class_log_prob"}}, "judge must differ from verifier"),
+    ],
+)
+def test_bad_studies_are_refused_in_one_line(change: dict, message: str) -> None:
+    study = {
+        "sampler": {},
+        "search": {"name": "best_of_n"},
+        "verifier": {"name": "class_log_prob"},
+        "judge": {"name": "class_log_prob", "classifier": "digits-judge-v1"},
+    }
+    build(Study, study)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(Study, {**study, **change})
+    assert "\n" not in str(caught.value)
