@@ -87,7 +87,10 @@ def save_tensors(
         )  # the format refuses shared memory
         seen.add(start)
     with _replacing(Path(path)) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask wants it; the library writes 0600
         save_file(plain, temporary, dict(metadata) if metadata else None)
+        temporary.chmod(mode)
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

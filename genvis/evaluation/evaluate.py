@@ -184,7 +184,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Record], str]]] = {
 def tabulate(
     records: Sequence[Record], subjects: Sequence[str] = (), keys: Sequence[str] = tuple(COLUMNS)
 ) -> list[list[str]]:
-    """A row of titles, then one of cells for each subject (default: all); empty columns left out."""
+    """Titles, then the cells of each subject (default: all); empty columns are left out."""
     found = by_subject(records)
     rows = {name: found[name] for name in subjects or found}
     kept = [key for key in keys if any(key in row for row in rows.values())]

@@ -44,7 +44,7 @@ class Record:
         numbers = [self.value, self.sd, self.floor, *(self.interval or ()), *self.beside.values()]
         if not all(math.isfinite(number) for number in numbers if number is not None):
             raise ValueError(f"{self.metric}: every number of a record must be finite")
-        if not self.metric.startswith("FD"):
+        if not self.metric.upper().startswith(("FD", "FID")):
             return
         if self.floor is None:
             raise ValueError(f"{self.metric}: a Frechet distance is recorded beside its floor")

@@ -59,12 +59,12 @@ class Case:
         self.expected[name] = torch.as_tensor(value)
 
     def tolerance(self, name: str) -> tuple[float, float] | None:
-        """(atol, rtol) of the JSON's `compare`: the longest pattern that fits the name."""
+        """(atol, rtol) of the JSON's `compare`: its name, else the longest pattern."""
         table = self.spec.get("compare") or {}
         fitting = [pattern for pattern in table if fnmatchcase(name, pattern)]
         if not fitting:
             return None
-        atol, rtol = table[max(fitting, key=len)]
+        atol, rtol = table[max(fitting, key=lambda pattern: (pattern == name, len(pattern)))]
         return float(atol), float(rtol)
 
     def compare(
