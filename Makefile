@@ -14,11 +14,12 @@ install: $(STAMP) ## create .venv with the pinned versions of constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "genvis needs Python 3.11 or newer, as in: make install PYTHON=python3.12" >&2; exit 1; }
+	@echo "installing into $(VENV): about two minutes and 5 GB"
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	@touch $@
 
-quickstart: $(STAMP) ## train, sample and search on real digits, on a CPU
+quickstart: $(STAMP) ## the main job on real digits: train, search, quantize, evaluate, report
 	$(RUN) sampling/quickstart.py
 
 test: $(STAMP) ## the tests that need neither patience nor a GPU

@@ -8,7 +8,7 @@ statistics are float32 or float64.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -279,6 +279,7 @@ class Model(Protocol):
 
     @property
     def net(self) -> nn.Module: ...
+    def to(self, device: torch.device | str) -> Self: ...
     def save_pretrained(self, folder: str | Path) -> None: ...
 
 
@@ -290,14 +291,6 @@ class Objective(Protocol):
     """What training minimises; `build` binds it to what is trained."""
 
     def build(self, model: Any) -> LossFunction: ...
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """Accumulates over batches and processes; `compute` may be called at any time."""
-
-    def update(self, images: Tensor, cond: Cond) -> None: ...
-    def compute(self) -> dict[str, float]: ...
 
 
 class DatasetConfig(Protocol):

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from genvis.config import config, dump
 from genvis.data import DATASETS
-from genvis.evaluation.extraction import Features, extract, images_as_stored
+from genvis.evaluation.extraction import Features, extract, fingerprint, images_as_stored
 from genvis.evaluation.fidelity import nearest_distances, psnr
-from genvis.evaluation.frechet import expected_floor
 from genvis.evaluation.records import Record, frechet_record, stamped
 from genvis.evaluation.references import copies, pixel_gaussian
 from genvis.evaluation.spread import Spread, frechet_over_draws
@@ -92,13 +91,18 @@ class Judge:
         common = {"subject": subject, "config": dump(self.evaluation), "seed": self.evaluation.seed}
         records = [
             frechet_record(
-                ours.features, name, self._distance(ours, real), self.floor.mean, **common
+                ours.features,
+                name,
+                self._distance(ours, real),
+                self.floor.mean,
+                reference_sha256=fingerprint(real.images),
+                **common,
             )
             for name, real in (("train", self.train), ("held-out", self.held_out))
             if subject != name
         ]
         n = len(images)
-        nearest = nearest_distances(ours.images, self.train.images).median()
+        nearest = nearest_distances(ours.images, self.train.images).quantile(0.5)
         ratio = nearest / self._nearest_held_out
         accuracy = self.svm.accuracy(ours.images, labels)
         records += [
@@ -124,14 +128,9 @@ class Judge:
             *self.measure("training copies", copies(*real, wanted, keys), wanted),
         ]
 
-    def analytic_floor(self) -> float:
-        """What two samples of the size of a draw would score if features were Gaussian."""
-        n = len(self.held_out.labels)
-        return expected_floor(self.train.features.statistics().covariance, n, n)
-
     @cached_property
     def _nearest_held_out(self) -> Tensor:
-        return nearest_distances(self.held_out.images, self.train.images).median()
+        return nearest_distances(self.held_out.images, self.train.images).quantile(0.5)
 
     def _real(self, split: str) -> LabelledSet:
         dataset = self.evaluation.data.build(split)

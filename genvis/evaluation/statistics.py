@@ -1,7 +1,8 @@
 """Streaming mean and covariance in float64, mergeable in any split over batches and ranks.
 
 Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
-sample variances". Adding up x x^T and subtracting would lose every digit when |mean| >> std.
+sample variances". Adding up x x^T and subtracting would lose every digit when |mean| >> std. What
+rounding cuts off the mean is carried along (Kahan 1965), so that small covariances survive too.
 Letters: n rows seen, D features, m2 the sum of centred outer products.
 """
 
@@ -13,10 +14,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Statistics:
-    """n, mean (D,), m2 (D, D) float64; extractor: the sha256 of what made the features, if any."""
+    """n, mean (D,), rest (D,) of the mean below its last digit, m2 (D, D), all float64; extractor:
+    the sha256 of what made the features, if any.
+    """
 
     n: int
     mean: Tensor
+    rest: Tensor
     m2: Tensor
     extractor: str | None = None
 
@@ -26,8 +30,9 @@ class Statistics:
         check_features(features)
         x = features.double()
         mean = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
-        centred = x - mean
-        return cls(len(x), mean, centred.mT @ centred, extractor)
+        rest = (x - mean).mean(0) if len(x) else mean
+        centred = x - mean - rest
+        return cls(len(x), mean, rest, centred.mT @ centred, extractor)
 
     @classmethod
     def of_moments(
@@ -37,7 +42,8 @@ class Statistics:
         if n < 2:
             raise ValueError(f"a covariance needs n >= 2, got {n}")
         check_moments(mean, covariance)
-        return cls(n, mean.double(), covariance.double() * (n - 1), extractor)
+        mean, m2 = mean.double(), covariance.double() * (n - 1)
+        return cls(n, mean, torch.zeros_like(mean), m2, extractor)
 
     @property
     def dim(self) -> int:
@@ -56,9 +62,11 @@ class Statistics:
         n = self.n + other.n
         if n == 0:
             return self
-        step = other.mean - self.mean
+        step = (other.mean - self.mean) + (other.rest - self.rest)
         m2 = self.m2 + other.m2 + torch.outer(step, step) * (self.n * other.n / n)
-        return replace(self, n=n, mean=self.mean + step * (other.n / n), m2=m2)
+        move = self.rest + step * (other.n / n)
+        mean = self.mean + move
+        return replace(self, n=n, mean=mean, rest=move - (mean - self.mean), m2=m2)
 
 
 def same_features(a: Statistics, b: Statistics) -> None:

@@ -6,7 +6,7 @@ Letters: B images, D features, K classes, w width.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -106,6 +106,9 @@ class Classifier:
 
     def save_pretrained(self, folder: str | Path) -> None:
         save_folder(folder, dump(self.config), self.net.state_dict())
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, net=self.net.to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -57,7 +57,7 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
         atomic_write(folder / "recipe.yaml", write_yaml(dump(recipe)))
 
     set_seed(recipe.seed)
-    model = recipe.model.build()
+    model = recipe.model.build().to(accelerator.device)
     data, held_out = recipe.data.build("train"), recipe.data.build("val")
     order = Order(
         len(data),
@@ -68,7 +68,7 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
         accelerator.num_processes,
     )
     loss_function = recipe.objective.build(model)
-    ema = EMA(model.net.to(accelerator.device), recipe.ema)
+    ema = EMA(model.net, recipe.ema)
     net, optimizer = accelerator.prepare(model.net, recipe.optim.build(model.net))
     start = _resume(accelerator, folder, ema)
     journal = Journal(folder, start) if main else None
