@@ -16,7 +16,7 @@ from genvis.config import ConfigError, Table, config
 
 HOUSE = Path(genvis.__file__).parent
 FLOORS = [
-    {"config", "random", "console"},
+    {"config", "random", "console", "devices"},
     {"types", "checkpoint", "plots"},
     {"kernels", "images"},
     {"nn"},

@@ -62,7 +62,7 @@ class Denoiser:
         scale, time = self.prediction.inputs(self.process, t)
         dtype = next(self.net.parameters()).dtype
         out = self.net(
-            (like(scale, x) * x).to(dtype), time.to(x.device).float().expand(len(x)), cond
+            (like(scale, x) * x).to(dtype), time.float().to(x.device).expand(len(x)), cond
         )
         out, var = self.prediction.split(out.to(x.dtype))
         return Estimate(*solve(self.process, self.prediction, x, out, t), var)

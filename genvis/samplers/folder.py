@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from genvis.checkpoint import open_run
 from genvis.config import config, dump
 from genvis.console import progress
+from genvis.devices import processes
 from genvis.images import load_npz, save_grid, save_npz
 from genvis.random import HashKeys
 from genvis.samplers.generate import generate
@@ -55,7 +55,7 @@ def sample_folder(
     `source` identifies the weights. Images come back from uint8, as a reader of the file would see
     them.
     """
-    state = PartialState()
+    state = processes()
     rows = range(sampling.count)
     classes = generator.config.backbone.num_classes
     sampling.cond(rows, classes)  # refuses bad classes before any file is made

@@ -12,6 +12,7 @@ import torch
 from genvis.checkpoint import atomic_write, open_run
 from genvis.config import config, dump
 from genvis.console import progress
+from genvis.devices import processes
 from genvis.images import from_uint8, save_grid, save_npz, to_uint8
 from genvis.random import HashKeys
 from genvis.samplers.generate import labelled
@@ -70,7 +71,7 @@ def search_folder(
         cond = labelled(generator.config.backbone.num_classes, range(study.count))
         assert cond.label is not None
         keys = HashKeys.of(study.seed, range(study.count)).fold("sample")
-        ledger, sampler = Ledger(), generator.sampler(study.sampler)
+        ledger, sampler = Ledger(), generator.to(processes().device).sampler(study.sampler)
         found = study.search.rounds(sampler, cond, verifier, keys, ledger)
         for n, result in enumerate(
             progress(found, f"search {folder}", total=study.budgets[-1]), start=1

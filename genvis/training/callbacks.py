@@ -54,8 +54,8 @@ class Validation:
     count: int = 512  # examples, the held-out ones in turn
 
     def __post_init__(self) -> None:
-        if min(self.every, self.count) < 1:
-            raise ValueError("every and count must be at least 1")
+        if self.every < 1 or self.count < 2 * BINS:
+            raise ValueError(f"every must be at least 1 and count at least {2 * BINS}")
 
     def __call__(self, run: Run) -> None:
         if run.due(self.every):

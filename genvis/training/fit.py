@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from genvis.checkpoint import atomic_write, load_tensors, open_run, save_tensors
 from genvis.config import dump, write_yaml
 from genvis.console import progress
+from genvis.devices import cpu_only
 from genvis.random import HashKeys
 from genvis.random import stream as hashed
 from genvis.training.callbacks import Run
@@ -45,6 +46,7 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
     """
     AcceleratorState._reset_state()  # else a second run in this process keeps the first's precision
     accelerator = Accelerator(
+        cpu=cpu_only(),
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_steps=recipe.accumulate,
         log_with=recipe.tracker,

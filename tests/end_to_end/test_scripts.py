@@ -19,10 +19,11 @@ TINY = [
 ]  # fmt: skip
 
 
-def run(script: str, *args: object, code: int = 0) -> str:
+def run(script: str, *args: object, code: int = 0, path: Path | None = None) -> str:
     """stdout, or stderr where a mistake is expected; the exit status must be `code`."""
     command = [sys.executable, script, *map(str, args)]
-    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
+    env = {**ENV, "PYTHONPATH": str(path)} if path else ENV
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 
@@ -191,6 +192,22 @@ def test_bad_folders_and_files_end_in_one_line(trained: Path, tmp_path: Path) ->
         assert "Traceback" not in told
         assert not (tmp_path / "o").exists(), command
     assert [path.name for path in occupied.iterdir()] == ["thesis.tex"]
+
+
+def test_the_backbone_of_the_guide_trains_and_samples(tmp_path: Path) -> None:
+    """The file of docs/extend.md, used by name; from a saved model only if trusted."""
+    guide = Path("docs/extend.md").read_text()
+    source = guide.split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "nets.py").write_text(source)
+    backbone = "model.backbone={name: my_lab.nets:ConvConfig}"
+    small = ["steps=4", "batch=16", "callbacks=[]", "model.sampler.steps=2"]
+    train = ["train_scripts/train.py", "configs/digits/dit.yaml", "--run", tmp_path / "run"]
+    run(*train, backbone, *small, path=tmp_path)
+    sample = ["sampling/sample.py", tmp_path / "run", "--out", tmp_path / "samples", "count=4"]
+    assert "pass trust_code=True" in run(*sample, code=2, path=tmp_path)
+    run(*sample, "--trust-code", path=tmp_path)
+    assert (tmp_path / "samples" / "grid.png").exists()
 
 
 def test_a_small_run_learns(trained: Path, tmp_path: Path) -> None:

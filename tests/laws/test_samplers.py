@@ -13,32 +13,11 @@ from genvis.processes.linear import Linear
 from genvis.random import HashKeys
 from genvis.samplers.diffusion import DiffusionSampler, uniform_times
 from genvis.samplers.generate import generate, labelled, price, run
-from genvis.samplers.generator import Generator, GeneratorConfig, SamplerConfig
+from genvis.samplers.generator import Generator, SamplerConfig
 from genvis.samplers.solvers import Euler, Heun, Solver
 from genvis.tokenizers.pixels import Pixels, PixelsConfig
 from genvis.types import Cond, Cost, Estimate, Process, take
 from tests.laws.test_processes import VE, Cosine
-
-GENERATOR = {
-    "backbone": {
-        "name": "dit", "size": 8, "channels": 1, "num_classes": 10,
-        "width": 32, "depth": 2, "heads": 4,
-    },
-    "process": {"name": "linear"},
-    "prediction": {"name": "velocity"},
-    "tokenizer": {"name": "pixels", "channels": 1},
-    "sampler": {"steps": 4},
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    """Random weights everywhere, so that images depend on noise and label."""
-    torch.manual_seed(0)
-    made = build(GeneratorConfig, GENERATOR).build()
-    for parameter in made.net.parameters():
-        torch.nn.init.normal_(parameter, std=0.08)
-    return made
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from torch import Tensor
 from genvis.config import ConfigError, build
 from genvis.random import HashKeys
 from genvis.samplers.generate import generate, labelled, price
-from genvis.samplers.generator import Generator, GeneratorConfig
+from genvis.samplers.generator import Generator
 from genvis.search.best_of_n import BestOfN
 from genvis.search.ledger import BudgetExceededError, Ledger
 from genvis.search.study import Study
 from genvis.types import Cond, Cost
 from genvis.verifiers import VERIFIERS
-from tests.laws.test_samplers import GENERATOR
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,6 @@ class Brightness:
 
     def __call__(self, images: Tensor, cond: Cond) -> Tensor:
         return images.mean((1, 2, 3))
-
-
-@pytest.fixture(scope="module")
-def generator() -> Generator:
-    torch.manual_seed(0)
-    made = build(GeneratorConfig, GENERATOR).build()
-    for parameter in made.net.parameters():
-        torch.nn.init.normal_(parameter, std=0.08)
-    return made
 
 
 COND, KEYS = labelled(10, range(6)), HashKeys.of(0, range(6))
