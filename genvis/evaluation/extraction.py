@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genvis.evaluation.statistics import Statistics, check_features
+from genvis.features.inception import is_published
 from genvis.images import from_uint8, to_uint8
 
 
@@ -56,12 +57,17 @@ def extract(extractor: Extractor, images: Tensor, batch: int = 256) -> Features:
 
 
 def frechet_name(extractor: str, sha256: str) -> str:
-    """FD[name:first six digits of the hash]: nobody may take it for an Inception distance."""
+    """FD[name:first six digits of the hash]; FID[...] for the published Inception's and no other.
+
+    ValueError for an incomplete hash, or for other weights whose name claims to be Inception's.
+    """
     lowered = sha256.lower()
     if len(lowered) != 64 or set(lowered) - set("0123456789abcdef"):
         raise ValueError(f"extractor {extractor!r}: sha256 must be 64 hex digits, got {sha256!r}")
+    if is_published(extractor, lowered):
+        return f"FID[{extractor}:{lowered[:6]}]"
     if not extractor or "fid" in extractor.lower() or "inception" in extractor.lower():
-        raise ValueError(f"an extractor trained here cannot be called {extractor!r}")
+        raise ValueError(f"an extractor with other weights cannot be called {extractor!r}")
     return f"FD[{extractor}:{lowered[:6]}]"
 
 
