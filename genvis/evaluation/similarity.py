@@ -1,0 +1,69 @@
+"""SSIM between paired images: likeness of local means, contrasts and patterns.
+
+(2 m n + C1) (2 s_xy + C2) / ((m^2 + n^2 + C1) (s_x^2 + s_y^2 + C2)) with C1 = (0.01 L)^2 and
+C2 = (0.03 L)^2, data range L = 255; moments under an 11 x 11 Gaussian window of sigma 1.5 that lies
+wholly inside the image; the mean over positions and colours (not luminance alone) is the value.
+Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural
+similarity", section III.
+Letters: N images, H W size, m n local means, s local (co)variances.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+WINDOW, SIGMA, RANGE = 11, 1.5, 255
+C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+
+
+@dataclass(frozen=True)
+class Ssim:
+    """Over a set of pairs: the mean of per-image values (N,) in [-1, 1], their 5th percentile."""
+
+    mean: float
+    fifth: float
+    values: Tensor
+
+
+def ssim(images: Tensor, references: Tensor, chunk: int = 64) -> Ssim:
+    """Of pairs, both (N, 3, H, W) uint8 with H, W >= 11, same keys a row; float64, `chunk` images
+    at a time. ValueError for other types or shapes.
+    """
+    if images.dtype != torch.uint8 or references.dtype != torch.uint8:
+        raise ValueError(f"ssim compares uint8 images, got {images.dtype} and {references.dtype}")
+    if images.shape != references.shape or images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"ssim needs two equal (N, 3, H, W), got {tuple(images.shape)} and "
+            f"{tuple(references.shape)}"
+        )
+    if min(images.shape[2:]) < WINDOW:
+        raise ValueError(
+            f"ssim needs images of at least {WINDOW} x {WINDOW} pixels, got "
+            f"{images.shape[2]} x {images.shape[3]}"
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 image, got {chunk}")
+    pairs = zip(images.split(chunk), references.split(chunk), strict=True)
+    values = torch.cat([_map(x.double(), y.double()).mean((1, 2, 3)) for x, y in pairs])
+    return Ssim(float(values.mean()), float(values.quantile(0.05)), values)
+
+
+def _map(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM at every position of the window, (B, C, H - 10, W - 10)."""
+    m, n = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - m * m, _blur(y * y) - n * n
+    covariance = _blur(x * y) - m * n
+    alike = (2 * m * n + C1) * (2 * covariance + C2)
+    return alike / ((m * m + n * n + C1) * (var_x + var_y + C2))
+
+
+def _blur(x: Tensor) -> Tensor:
+    offset = torch.arange(WINDOW, device=x.device).double() - WINDOW // 2
+    weight = torch.softmax(-offset.square() / (2 * SIGMA**2), 0)
+    planes = rearrange(x, "b c h w -> (b c) 1 h w")
+    planes = F.conv2d(planes, weight.view(1, 1, -1, 1))
+    planes = F.conv2d(planes, weight.view(1, 1, 1, -1))
+    return rearrange(planes, "(b c) 1 h w -> b c h w", b=len(x))
