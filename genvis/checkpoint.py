@@ -11,12 +11,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -213,10 +214,15 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> st
     return str(url)
 
 
-def open_run(folder: str | Path, config: Mapping[str, Any]) -> Path:
+def open_run(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    upgrade: Callable[[dict[str, Any]], Mapping[str, Any]] = dict,
+) -> Path:
     """The folder of a run: made new with its `run.json`, or ours with an equal config, to resume.
 
-    ValueError if the folder belongs to something else or to a run with another config.
+    `upgrade` fills in what an older version's record lacks. ValueError if the folder belongs to
+    something else or to a run with another config.
     """
     folder, plain = Path(folder), json.loads(json.dumps(config))
     if folder.exists() and not folder.is_dir():
@@ -232,10 +238,24 @@ def open_run(folder: str | Path, config: Mapping[str, Any]) -> Path:
     record = read_json(folder / RUN)
     if not isinstance(record, dict) or not {"genvis", "config"} <= record.keys():
         raise ValueError(f"{folder / RUN}: not the record of a run (genvis, config)")
-    difference = first_difference(plain, record["config"])
+    difference = first_difference(plain, json.loads(json.dumps(upgrade(record["config"]))))
     if difference:
         raise ValueError(f"{folder}: holds a run with another config: {difference}")
     return folder
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a run's folder. ValueError if one is there already."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: another process is working in this folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -2,14 +2,6 @@
 
 from genvis.config import Table
 
-MODELS = Table(
-    "model",
-    {
-        "generator": "genvis.samplers.generator:GeneratorConfig",
-        "classifier": "genvis.features.classifier:ClassifierConfig",
-    },
-)
-
 CALLBACKS = Table(
     "callback",
     {

@@ -29,15 +29,17 @@ class Run:
     folder: Path
     step: int
     steps: int
-    log: Callable[[int, dict[str, float]], None]
+    log: Callable[[int, dict[str, float]], None] = lambda step, values: None
 
     def due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.steps
 
 
 class Callback(Protocol):
-    """Called by the main process after every step."""
+    """Called by the main process after every so many steps, and after the last."""
 
+    @property
+    def every(self) -> int: ...
     def __call__(self, run: Run) -> None: ...
 
 
@@ -58,9 +60,8 @@ class Validation:
             raise ValueError(f"every must be at least 1 and count at least {2 * BINS}")
 
     def __call__(self, run: Run) -> None:
-        if run.due(self.every):
-            averaged = self._measure(run, run.ema, "val_ema")
-            run.log(run.step, {**averaged, **self._measure(run, run.model.net, "val")})
+        averaged = self._measure(run, run.ema, "val_ema")
+        run.log(run.step, {**averaged, **self._measure(run, run.model.net, "val")})
 
     @torch.no_grad()
     def _measure(self, run: Run, net: nn.Module, name: str) -> dict[str, float]:
@@ -98,8 +99,6 @@ class SampleGrid:
             raise ValueError("every and rows must be at least 1")
 
     def __call__(self, run: Run) -> None:
-        if not run.due(self.every):
-            return
         model = replace(run.model, net=run.ema)
         classes = model.config.backbone.num_classes
         columns = min(classes, 10)

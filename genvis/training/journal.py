@@ -18,7 +18,7 @@ class Journal:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
 
 
 def read_journal(folder: str | Path) -> list[dict[str, Any]]:

@@ -55,11 +55,12 @@ def _shuffled(n: int, seed: int, epoch: int) -> Tensor:
     return permutation(n, seed, epoch)
 
 
-class _Stream:
+@dataclass(frozen=True)
+class _Examples:
     """A map from positions to batches, which is what loader processes need."""
 
-    def __init__(self, data: Dataset, order: Order) -> None:
-        self.data, self.order = data, order
+    data: Dataset
+    order: Order
 
     def __len__(self) -> int:
         return len(self.data)
@@ -68,18 +69,31 @@ class _Stream:
         return positions, self.data[self.order.examples_at(positions)]
 
 
+@dataclass(frozen=True)
+class _Positions:
+    """The positions of every micro-batch of the given steps, made when asked for."""
+
+    order: Order
+    steps: range
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.order.accumulate
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for step in self.steps:
+            for micro in range(self.order.accumulate):
+                yield self.order.positions(step, micro)
+
+
 def stream(
     data: Dataset, order: Order, steps: range, workers: int
 ) -> Iterator[tuple[Tensor, Batch]]:
     """(positions, batch) of every micro-batch of the given steps, in order."""
-    wanted = [order.positions(step, micro) for step in steps for micro in range(order.accumulate)]
     loader: DataLoader[Any] = DataLoader(
-        _Stream(data, order),  # type: ignore[arg-type]
+        _Examples(data, order),  # type: ignore[arg-type]
         batch_size=None,
-        sampler=wanted,
+        sampler=_Positions(order, steps),
         num_workers=workers,
-        persistent_workers=False,
-        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: starting a loader must not touch the global one
     )
     return iter(loader)

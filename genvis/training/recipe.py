@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from genvis.config import config
 from genvis.data import DATASETS
+from genvis.models import MODELS
 from genvis.objectives import OBJECTIVES
-from genvis.training import CALLBACKS, MODELS
+from genvis.training import CALLBACKS
 from genvis.training.callbacks import Callback
 from genvis.training.optim import Optim
 from genvis.types import DatasetConfig, ModelConfig, Objective
@@ -38,6 +39,8 @@ class Recipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, got {self.workers}")
         if self.batch % self.accumulate:

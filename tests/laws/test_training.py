@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genvis.checkpoint import load_tensors
+from genvis.checkpoint import in_use, load_tensors
 from genvis.config import build, dump, override, write_yaml
 from genvis.processes.linear import Linear
 from genvis.random import HashKeys
@@ -22,6 +24,7 @@ from genvis.training.optim import Optim
 from genvis.training.order import Order
 from genvis.training.recipe import Recipe
 from genvis.types import Batch, Cond
+from tests.laws.stopping import Crash
 
 TINY = {
     "model": {
@@ -59,20 +62,6 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-class Stop(Exception):  # noqa: N818
-    pass
-
-
-def stopping_at(step: int):
-    """A callback that ends the process's work as a crash would."""
-
-    def callback(run: object) -> None:
-        if run.step == step:  # type: ignore[attr-defined]
-            raise Stop
-
-    return callback
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
@@ -80,39 +69,39 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5])
-def test_resumed_equals_uninterrupted(whole: Path, tmp_path: Path, step: int, monkeypatch) -> None:
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
+def test_resumed_equals_uninterrupted(whole: Path, tmp_path: Path, step: int) -> None:
     """With dropout, warm-up, label dropping and EMA; the log too, but for its timings."""
-    from genvis.training.callbacks import Validation
-
-    original = Validation.__call__
-    stop = stopping_at(step)
-    monkeypatch.setattr(Validation, "__call__", lambda self, run: (original(self, run), stop(run)))
-    with pytest.raises(Stop):
-        fit(recipe(), tmp_path / "run")
-    monkeypatch.undo()
-    fit(recipe(), tmp_path / "run")
+    flag = tmp_path / "flag"
+    flag.touch()
+    crash = {"name": "tests.laws.stopping:CrashOnce", "at": step, "flag": str(flag)}
+    once = build(Recipe, {**TINY, "callbacks": [*TINY["callbacks"], crash]})
+    with pytest.raises(Crash):
+        fit(once, tmp_path / "run")
+    fit(once, tmp_path / "run")
     assert_equal(weights(whole), weights(tmp_path / "run"))
     logs = [
         [{k: v for k, v in line.items() if k != "images_per_s"} for line in read_journal(folder)]
         for folder in (whole, tmp_path / "run")
     ]
     assert logs[0] == logs[1]
+    assert (tmp_path / "run" / "samples" / "step_0000006.png").exists()
 
 
 def test_a_run_killed_at_a_random_moment_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    """kill -9 while training, wherever it happens to be; then the same command again."""
-    text = write_yaml(dump(recipe("steps=40", "checkpoint_every=5", "callbacks=[]")))
+    """kill -9 after the first checkpoint, wherever it happens to be; then the same again."""
+    text = write_yaml(dump(recipe("steps=200", "checkpoint_every=5", "callbacks=[]")))
     (tmp_path / "recipe.yaml").write_text(text)
     command = [sys.executable, "train_scripts/train.py", str(tmp_path / "recipe.yaml"), "--run"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], env=env, stderr=subprocess.PIPE)
-    log = tmp_path / "killed" / "log.jsonl"
     deadline = time.monotonic() + 60
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not list(tmp_path.glob("killed/checkpoints/step_*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.5))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    assert list(tmp_path.glob("killed/checkpoints/step_*"))
     assert not (tmp_path / "killed" / "model").exists()
     for name in ("killed", "whole"):
         subprocess.run([*command, str(tmp_path / name)], env=env, check=True, capture_output=True)
@@ -147,7 +136,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def test_a_non_finite_loss_stops_the_run_and_spares_the_checkpoint(tmp_path: Path) -> None:
     bad = recipe("optim={lr: 1e30, clip: null}", "callbacks=[]", "checkpoint_every=1")
-    with pytest.raises(NonFiniteLossError, match=r"at step \d+; saved and intact: .*step"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"at step 2; saved and intact in .*: the checkpoint of step 1\."
+    ):
         fit(bad, tmp_path / "run")
     saved = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert [path.name for path in saved] == ["step_0000001"]
@@ -156,20 +147,67 @@ def test_a_non_finite_loss_stops_the_run_and_spares_the_checkpoint(tmp_path: Pat
 
 def test_what_a_run_leaves_behind(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
-    assert names == {"run.json", "recipe.yaml", "log.jsonl", "checkpoints", "samples", "model"}
+    left = {"run.json", "recipe.yaml", "log.jsonl", "checkpoints", "samples", "model"}
+    assert {name for name in names if not name.startswith(".")} == left
     assert {path.name for path in (whole / "samples").iterdir()} == {"step_0000006.png"}
     lines = read_journal(whole)
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
     validation = [line for line in lines if "val_loss" in line]
     assert [line["step"] for line in validation] == [3, 6]
     assert all(f"val_ema_loss_level_{k}" in validation[0] for k in range(8))
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.*") if path.name != ".lock"}
     assert fit(recipe(), whole).config == recipe().model  # a finished run is only read
-    assert read_journal(whole) == lines
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_another_recipe_does_not_touch_a_run(whole: Path) -> None:
     with pytest.raises(ValueError, match=r"optim\.lr: 0.5 here, 0.001 there"):
         fit(recipe("optim.lr=0.5"), whole)
+
+
+def test_a_run_in_use_is_left_alone(whole: Path) -> None:
+    with in_use(whole), pytest.raises(ValueError, match="another process is working in this"):
+        fit(recipe(), whole)
+
+
+def test_an_older_record_is_upgraded(whole: Path) -> None:
+    """A field that a version adds has its default in the runs of older ones."""
+    record = json.loads((whole / "run.json").read_text())
+    older = {**record, "config": {k: v for k, v in record["config"].items() if k != "accumulate"}}
+    (whole / "run.json").write_text(json.dumps(older))
+    fit(recipe(), whole)
+    with pytest.raises(ValueError, match="accumulate: 4 here, 1 there"):
+        fit(recipe("accumulate=4"), whole)
+    (whole / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.backbone.size=16"], r"x must be \(B, 1, 16, 16\)"),
+        (["model.backbone.null_class=false"], "no null_class to drop to"),
+        (["model.backbone.channels=3"], r"x must be \(B, 3, 8, 8\)"),
+        (["model.backbone.learned_variance=true"], "check backbone.channels and learned_variance"),
+        (["model.prediction.learned_variance=true"], "no loss for a learned variance"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_the_folder_is_touched(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(recipe(*overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    fit(recipe("callbacks=[]"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    file = tmp_path / "run" / "checkpoints" / "step_0000006" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"step_0000006: damaged .*remove this folder"):
+        fit(recipe("callbacks=[]"), tmp_path / "run")
+    shutil.rmtree(file.parent)
+    fit(recipe("callbacks=[]"), tmp_path / "run")
 
 
 def test_tensorboard_when_asked(tmp_path: Path) -> None:
