@@ -18,7 +18,7 @@ HOUSE = Path(genvis.__file__).parent
 FLOORS = [
     {"config", "random", "console", "devices"},
     {"types", "checkpoint", "plots"},
-    {"kernels", "images"},
+    {"kernels", "images", "models"},
     {"nn"},
     {"backbones", "tokenizers", "processes", "features", "text", "data"},
     {"samplers", "objectives", "verifiers", "quant", "adapt"},

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state, read_folder, save_folder
-from genvis.config import build, config, dump
+from genvis.config import config
+from genvis.models import MODELS, read_model
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -98,14 +99,14 @@ class Classifier:
                 f"{str(source)!r} is neither a folder nor one of the shipped classifiers: {names}"
             )
         saved = read_folder(folder)
-        fresh = build(ClassifierConfig, saved.config).build()
+        fresh = read_model(saved, folder, ClassifierConfig).build()
         load_state(fresh.net, saved.tensors, str(folder))
         fresh.net.eval().requires_grad_(False)
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         return cls(fresh.config, fresh.net, folder.name, digest)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        save_folder(folder, dump(self.config), self.net.state_dict())
+        save_folder(folder, MODELS.dump(self.config), self.net.state_dict())
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, net=self.net.to(device))

@@ -60,17 +60,15 @@ class LabelEmbedder(nn.Module):
         self.embedding_table = nn.Embedding(num_classes + null_class, width)
 
     def forward(self, cond: Cond) -> Tensor:
-        """(B, D). A dropped row takes the null row, also where no label was given at all."""
-        if cond.label is None:
-            if cond.drop is None:
-                raise ValueError("this network is class-conditional: cond.label is missing")
-            label = torch.zeros(len(cond), dtype=torch.int64, device=cond.drop.device)
-        else:
+        """(B, D). Dropped rows take the null row; labels may be missing only if all rows are."""
+        if cond.drop is not None and not self.null_class:
+            raise ValueError("cond.drop was given, but the network has no null_class to drop to")
+        if cond.label is not None:
             label = cond.label
-        if cond.drop is not None:
-            if not self.null_class:
-                raise ValueError(
-                    "cond.drop was given, but this network has no row for 'no label' (null_class)"
-                )
-            label = label.masked_fill(cond.drop, self.num_classes)
+            if cond.drop is not None:
+                label = label.masked_fill(cond.drop, self.num_classes)
+        elif cond.drop is not None and bool(cond.drop.all()):
+            label = torch.full_like(cond.drop, self.num_classes, dtype=torch.int64)
+        else:
+            raise ValueError("cond.label is missing: this network is class-conditional")
         return self.embedding_table(label)

@@ -46,6 +46,9 @@ class Denoising:
             raise ValueError(f"drop must be in [0, 1], got {self.drop}")
 
     def build(self, model: Trained) -> "DenoisingLoss":
+        """ValueError where the network also predicts a variance: this loss would not train it."""
+        if getattr(model.config.prediction, "learned_variance", False):
+            raise ValueError("denoising has no loss for a learned variance: set it to false")
         return DenoisingLoss(self, model.config.process, model.config.prediction, model.tokenizer)
 
 
@@ -70,11 +73,16 @@ class DenoisingLoss:
 
         cond = batch.cond
         if self.objective.drop:
-            cond = replace(
-                cond, drop=keys.fold("drop").uniform(device=x0.device) < self.objective.drop
-            )
+            drop = keys.fold("drop").uniform(device=x0.device) < self.objective.drop
+            cond = replace(cond, drop=drop if cond.drop is None else drop | cond.drop)
         scale, time = self.prediction.inputs(self.process, t)
         x_t = corrupt(self.process, x0, eps, t)
         out, _ = self.prediction.split(net(like(scale, x0) * x_t, time.float(), cond))
-        error = out.float() - target(self.process, self.prediction, x0, eps, t)
+        wanted = target(self.process, self.prediction, x0, eps, t)
+        if out.shape != wanted.shape:
+            raise ValueError(
+                f"the network's output is {tuple(out.shape)}, the prediction needs "
+                f"{tuple(wanted.shape)}: check backbone.channels and learned_variance"
+            )
+        error = out.float() - wanted
         return Loss(error.square().flatten(1).mean(1), level)

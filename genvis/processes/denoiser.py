@@ -65,4 +65,9 @@ class Denoiser:
             (like(scale, x) * x).to(dtype), time.float().to(x.device).expand(len(x)), cond
         )
         out, var = self.prediction.split(out.to(x.dtype))
+        if out.shape != x.shape:
+            raise ValueError(
+                f"the network's output is {tuple(out.shape)} for x {tuple(x.shape)}: the "
+                "prediction's learned_variance must be the backbone's"
+            )
         return Estimate(*solve(self.process, self.prediction, x, out, t), var)

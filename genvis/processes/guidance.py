@@ -33,12 +33,11 @@ class Guided:
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         given = self.denoise(x, t, cond)
         free = self.denoise(x, t, cond.dropped())
-        return Estimate(self._guide(given.x0, free.x0), self._guide(given.eps, free.eps), given.var)
+        x0, eps = self._guide(given.x0, free.x0), self._guide(given.eps, free.eps)
+        return Estimate(x0, eps, given.var)
 
     def _guide(self, given: Tensor, free: Tensor) -> Tensor:
+        guided = torch.lerp(free, given, self.scale)
         if self.channels is None:
-            return torch.lerp(free, given, self.scale)
-        return torch.cat(
-            [torch.lerp(free, given, self.scale)[:, : self.channels], given[:, self.channels :]],
-            dim=1,
-        )
+            return guided
+        return torch.cat([guided[:, : self.channels], given[:, self.channels :]], dim=1)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from genvis.random import Keys
+from genvis.random import HashKeys
 from genvis.samplers.solvers import Solver
-from genvis.types import Cond, Cost, Denoise, Estimate, Process, Tokenizer
+from genvis.samplers.state import DiffusionState
+from genvis.types import Cond, Cost, Denoise, Process, Tokenizer
 
 
 def uniform_times(process: Process, steps: int) -> Tensor:
@@ -23,19 +24,8 @@ def uniform_times(process: Process, steps: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DiffusionState:
-    """x (B, ...) at times[k], float32; kept: the estimate at (x, k) if `look` made one."""
-
-    x: Tensor
-    k: int
-    cond: Cond
-    keys: Keys
-    kept: Estimate | None = None
-
-
-@dataclass(frozen=True)
 class DiffusionSampler:
-    """Deterministic sampling; noise_shape is the latent's (C, h, w)."""
+    """noise_shape is the latent's (C, h, w); whether it is stochastic is the solver's to say."""
 
     denoise: Denoise
     tokenizer: Tokenizer
@@ -43,13 +33,16 @@ class DiffusionSampler:
     times: Tensor
     noise_shape: tuple[int, ...]
     device: torch.device
-    stochastic: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.stochastic
 
     @property
     def num_steps(self) -> int:
         return len(self.times) - 1
 
-    def init(self, noise: Tensor, cond: Cond, keys: Keys) -> DiffusionState:
+    def init(self, noise: Tensor, cond: Cond, keys: HashKeys) -> DiffusionState:
         """The state at the noise end: noise (B, *noise_shape) standard normal."""
         if tuple(noise.shape[1:]) != tuple(self.noise_shape):
             raise ValueError(
@@ -70,11 +63,9 @@ class DiffusionSampler:
     def step(self, state: DiffusionState) -> DiffusionState:
         if state.k == self.num_steps:
             raise ValueError(f"the state has already made all {self.num_steps} steps")
-        state = self.look(state)
         t, s = self.times[state.k : state.k + 2]
-        assert state.kept is not None
-        x = self.solver.move(self.denoise, state.x, t, s, state.kept, state.cond)
-        return replace(state, x=x, k=state.k + 1, kept=None)
+        moved = self.solver.move(self.denoise, self.look(state), t, s)
+        return replace(moved, k=state.k + 1, kept=None)
 
     def preview(self, state: DiffusionState) -> Tensor:
         if state.k == self.num_steps:
@@ -83,10 +74,11 @@ class DiffusionSampler:
             raise ValueError("preview needs what `look` keeps: call look(state) first")
         return self.tokenizer.decode(state.kept.x0)
 
-    def rekey(self, state: DiffusionState, keys: Keys) -> DiffusionState:
-        raise ValueError("this solver draws no random numbers: copies of a state can never diverge")
+    def rekey(self, state: DiffusionState, keys: HashKeys) -> DiffusionState:
+        if not self.stochastic:
+            raise ValueError("this solver draws no random numbers: copies can never diverge")
+        return replace(state, keys=keys)
 
     def cost(self, k: int) -> Cost:
-        return Cost(
-            evaluations=self.denoise.evaluations * self.solver.calls(last=k == self.num_steps - 1)
-        )
+        calls = self.solver.calls(self.denoise.process, self.times[k + 1])
+        return Cost(evaluations=self.denoise.evaluations * calls)

@@ -5,6 +5,7 @@ A generator's folder is `config.json` (backbone, process, prediction, tokenizer,
 beside `model.safetensors` (the network's weights, packed where it was quantized).
 """
 
+import copy
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import nn
 
 from genvis.backbones import BACKBONES
 from genvis.checkpoint import load_state, read_folder, save_folder
-from genvis.config import build, config, dump
+from genvis.config import config
+from genvis.models import MODELS, read_model
 from genvis.processes import PREDICTIONS, PROCESSES
 from genvis.processes.denoiser import Denoiser
 from genvis.processes.guidance import Guided
@@ -57,6 +59,15 @@ class GeneratorConfig:
     sampler: SamplerConfig = SamplerConfig()
     changes: tuple[Annotated[Change, CHANGES], ...] = ()
 
+    def __post_init__(self) -> None:
+        t = torch.tensor(self.process.times[1], dtype=torch.float64)
+        (alpha, sigma), (p, q) = self.process.coeffs(t), self.prediction.row(self.process, t)
+        if alpha * q == sigma * p:
+            raise ValueError(
+                f"prediction {type(self.prediction).__name__} says nothing about x0 at the noise "
+                f"end of {type(self.process).__name__}, where sampling starts"
+            )
+
     def build(self) -> "Generator":
         """With fresh weights; the changes are applied to them, so that changed weights can be
         loaded.
@@ -94,16 +105,21 @@ class Generator:
         """From a model folder, a finished run's folder or a hub id; on the CPU, in eval mode."""
         source = model_folder(source)
         saved = read_folder(source)
-        generator = build(GeneratorConfig, saved.config, trust_code=trust_code).build()
+        chosen = read_model(saved, source, GeneratorConfig, trust_code=trust_code)
+        generator = chosen.build()
         load_state(generator.net, saved.tensors, str(source))
         generator.net.eval().requires_grad_(False)
         return generator
 
     def save_pretrained(self, folder: str | Path) -> None:
-        save_folder(folder, dump(self.config), self.net.state_dict())
+        save_folder(folder, MODELS.dump(self.config), self.net.state_dict())
 
     def to(self, device: torch.device | str) -> "Generator":
-        return replace(self, net=self.net.to(device), tokenizer=self.tokenizer.to(device))
+        """On another device; this one's network stays where it is."""
+        if next(self.net.parameters()).device == torch.device(device):
+            return self
+        net, tokenizer = copy.deepcopy((self.net, self.tokenizer))
+        return replace(self, net=net.to(device), tokenizer=tokenizer.to(device))
 
     def changed(self, *changes: Change) -> "Generator":
         """The same generator with more changes applied to its network."""

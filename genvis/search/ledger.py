@@ -1,7 +1,8 @@
 """What a search has spent and may still spend. Every call is reserved before it is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
+from genvis.config import config
 from genvis.types import Cost
 
 NOTHING = Cost()
@@ -11,22 +12,37 @@ class BudgetExceededError(ValueError):
     """A reservation that would pass the budget; nothing was spent on it."""
 
 
+@config
+class Budget:
+    """The most that may be spent over all rows, by kind; None is no limit."""
+
+    evaluations: int | None = None
+    decodes: int | None = None
+    verifications: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, limit in asdict(self).items():
+            if limit is not None and limit < 1:
+                raise ValueError(f"a budget of {limit} {kind} buys nothing; it must be at least 1")
+
+
+UNLIMITED = Budget()
+
+
 @dataclass
 class Ledger:
-    """Totals over all rows; `budget` limits the kinds it names. The only mutable object of a
-    search.
-    """
+    """Totals over all rows. The only mutable object of a search."""
 
-    budget: Cost | None = None  # fields that are 0 are not limited
+    budget: Budget = UNLIMITED
     spent: Cost = NOTHING
 
     def reserve(self, cost: Cost) -> None:
         """Add `cost`, or raise `BudgetExceededError` and add nothing."""
         total = self.spent + cost
-        for kind in fields(total) if self.budget else ():
-            limit, wanted = getattr(self.budget, kind.name), getattr(total, kind.name)
-            if limit and wanted > limit:
+        for kind, limit in asdict(self.budget).items():
+            wanted = getattr(total, kind)
+            if limit is not None and wanted > limit:
                 raise BudgetExceededError(
-                    f"the budget of {limit} {kind.name} is too small: the next call needs {wanted}"
+                    f"the budget of {limit} {kind} is too small: the next call needs {wanted}"
                 )
         self.spent = total

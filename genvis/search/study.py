@@ -65,7 +65,8 @@ def search_folder(
     only read. `source` identifies the weights.
     """
     verifier, judge = study.verifier.build(), study.judge.build()
-    folder = open_run(folder, {"source": source, **dump(study)})
+    names = {"verifier_weights": verifier.name, "judge_weights": judge.name}
+    folder = open_run(folder, {"source": source, **names, **dump(study)})
     if not (folder / "search.json").exists():
         rows = []
         cond = labelled(generator.config.backbone.num_classes, range(study.count))

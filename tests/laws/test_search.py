@@ -11,7 +11,7 @@ from genvis.random import HashKeys
 from genvis.samplers.generate import generate, labelled, price
 from genvis.samplers.generator import Generator
 from genvis.search.best_of_n import BestOfN
-from genvis.search.ledger import BudgetExceededError, Ledger
+from genvis.search.ledger import Budget, BudgetExceededError, Ledger
 from genvis.search.study import Study
 from genvis.types import Cond, Cost
 from genvis.verifiers import VERIFIERS
@@ -75,12 +75,23 @@ def test_the_ledger_counts_and_the_budget_holds(generator: Generator) -> None:
     ledger = Ledger()
     BestOfN(n=3)(sampler, COND, Brightness(), KEYS, ledger)
     assert ledger.spent == one * 18
-    limited = Ledger(Cost(evaluations=2 * 6 * one.evaluations + 1))  # two candidates and a bit
+    limited = Ledger(Budget(evaluations=2 * 6 * one.evaluations + 1))  # two candidates and a bit
     found = BestOfN(n=3)(sampler, COND, Brightness(), KEYS, limited)
     assert found.scores.shape == (6, 2)
     assert limited.spent == one * 12
     with pytest.raises(BudgetExceededError, match="budget of 5 evaluations is too small"):
-        BestOfN(n=3)(sampler, COND, Brightness(), KEYS, Ledger(Cost(evaluations=5)))
+        BestOfN(n=3)(sampler, COND, Brightness(), KEYS, Ledger(Budget(evaluations=5)))
+
+
+@pytest.mark.parametrize("kind", ["evaluations", "decodes", "verifications"])
+def test_a_budget_of_zero_is_refused_and_every_kind_is_limited(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"a budget of 0 {kind} buys nothing"):
+        Budget(**{kind: 0})
+    ledger = Ledger(Budget(**{kind: 3}))
+    ledger.reserve(Cost(**{kind: 3}))
+    with pytest.raises(BudgetExceededError, match=f"3 {kind} is too small: the next call needs 4"):
+        ledger.reserve(Cost(**{kind: 1}))
+    assert ledger.spent == Cost(**{kind: 3})
 
 
 def test_class_log_prob_scores_the_label() -> None:

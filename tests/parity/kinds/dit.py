@@ -1,5 +1,7 @@
 """The released DiT: its embeddings, every block, its output, and its three-channel guidance."""
 
+from dataclasses import dataclass
+
 import torch
 from golden_case import Case
 from torch import Tensor
@@ -7,13 +9,12 @@ from torch import Tensor
 from genvis.backbones.dit import DiT
 from genvis.integrations.official import from_official
 from genvis.nn.embeddings import sinusoids
-from genvis.processes.denoiser import Denoiser
 from genvis.processes.guidance import Guided
 from genvis.processes.linear import Linear
-from genvis.processes.predictions import Noise
-from genvis.types import Cond
+from genvis.types import Cond, Estimate
 
 FORWARD = (2e-5, 1e-4)
+LINEAR = Linear()
 
 
 def check(case: Case) -> None:
@@ -52,20 +53,33 @@ def forward(net: DiT, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**seen, "t_freq": sinusoids(given["t"], net.t_embedder.frequencies)}
 
 
-def guide(net: DiT, given: dict[str, Tensor], scale: float) -> Tensor:
-    """Both halves of the released `forward_with_cfg`: the guided channels are shared, the rest of
-    the second half is unconditional. The second half of the input is ignored there.
+@dataclass(frozen=True)
+class Halves:
+    """The released network as an estimate of everything it puts out: noise, then raw variance. A
+    condition without a negative is the free one and has times of its own.
     """
-    n, config = len(given["cfg_x"]) // 2, net.config
-    x, t, cond = given["cfg_x"][:n], given["cfg_t"][:n].double() / 1000, Cond(given["cfg_y"][:n])
-    prediction = Noise(time_scale=1000.0, learned_variance=config.learned_variance)
-    denoise = Denoiser(net, Linear(), prediction)
-    with_cond = Guided(denoise, scale, channels=3)(x, t, cond)
-    without = denoise(x, t, cond.dropped())
-    halves = [
-        torch.cat(
-            [with_cond.eps[:, :3], rest.eps[:, 3:], *([] if rest.var is None else [rest.var])], 1
-        )
-        for rest in (with_cond, without)
-    ]
-    return torch.cat(halves)
+
+    net: DiT
+    free_t: Tensor
+    process: Linear = LINEAR
+    evaluations: int = 1
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
+        out = self.net(x, self.free_t if cond.negative is None else t, cond)
+        return Estimate(out, out)
+
+
+def guide(net: DiT, given: dict[str, Tensor], scale: float) -> Tensor:
+    """Both halves of the released `forward_with_cfg`: the first three channels of the output are
+    guided and shared, the rest is each half's own. The second half of the input is ignored there.
+    """
+    n = len(given["cfg_x"]) // 2
+    x, (t, free_t), (y, free_y) = (
+        given["cfg_x"][:n],
+        *(given[k].split(n) for k in ("cfg_t", "cfg_y")),
+    )
+    denoise = Halves(net, free_t)
+    cond = Cond(label=y, negative=Cond(label=free_y))
+    guided = Guided(denoise, scale, channels=3)(x, t, cond).eps
+    free = denoise(x, t, cond.dropped()).eps
+    return torch.cat([guided, torch.cat([guided[:, :3], free[:, 3:]], dim=1)])

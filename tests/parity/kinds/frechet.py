@@ -63,7 +63,7 @@ def splits(features: Tensor) -> Iterator[Statistics]:
     yield Statistics.of(features)
     yield _total([Statistics.of(row[None]) for row in features])
     n = len(features)
-    cuts = [0, 1, n // 3, n // 3, n - 1, n]  # batches of one, of many, and an empty one
+    cuts = sorted([0, 1, n // 3, n // 3, n - 1, n])  # batches of one, of many, and an empty one
     yield _total([Statistics.of(features[i:j]) for i, j in pairwise(cuts)])
     parts = [Statistics.of(rows) for rows in features.split(3)]
     while len(parts) > 1:
