@@ -17,6 +17,16 @@ MODELS = Table(
 )
 
 
+def model_folder(source: str | Path) -> str | Path:
+    """The model inside a run's folder; anything else as it is."""
+    if not (Path(source) / "run.json").exists():
+        return source
+    folder = Path(source) / "model"
+    if not folder.is_dir():
+        raise ValueError(f"{source}: this run has no model yet; run its training to the end")
+    return folder
+
+
 def read_model(saved: Saved, source: str | Path, wanted: type[T], *, trust_code: bool = False) -> T:
     """The config of a model folder, which must be a `wanted`. ConfigError names the folder."""
     try:

@@ -29,9 +29,8 @@ class DiTConfig:
     heads: int = 16
     mlp_ratio: float = 4.0
     num_classes: int = 1000
-    null_class: bool = (
-        True  # a label-table row for "no label", which guidance and label dropping need
-    )
+    # a label-table row for "no label", which guidance and label dropping need
+    null_class: bool = True
     learned_variance: bool = False  # twice the output channels; the second half is the raw variance
     dropout: float = 0.0
 

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from genvis.config import config
 from genvis.types import Batch, Cond
@@ -38,9 +37,8 @@ class Digits:
         raw = load_digits()
         held_out = torch.arange(len(raw.target)) % 6 == 0
         rows = held_out if split == "val" else ~held_out
-        images = (
-            torch.tensor(raw.images, dtype=torch.float32)[rows, None] / 8 - 1
-        )  # 0..16 to [-1, 1]
+        values = torch.tensor(raw.images, dtype=torch.float32)[rows, None]  # 0..16
+        images = values / 8 - 1
         if size != 8:
             images = F.interpolate(images, size=(size, size), mode="bicubic").clamp(-1, 1)
         self.images = images.expand(-1, 3, -1, -1)
@@ -52,7 +50,3 @@ class Digits:
     def __getitem__(self, indices: Sequence[int]) -> Batch:
         rows = torch.as_tensor(indices)
         return Batch(self.images[rows], Cond(label=self.labels[rows]))
-
-    def everything(self) -> tuple[Tensor, Tensor]:
-        """All images and labels, in order."""
-        return self.images, self.labels

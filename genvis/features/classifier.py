@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from genvis.checkpoint import load_state, read_folder, save_folder
 from genvis.config import config
-from genvis.models import MODELS, read_model
+from genvis.models import MODELS, model_folder, read_model
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -90,9 +90,9 @@ class Classifier:
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
-        """A shipped one by name, or one from a folder; in eval mode."""
+        """A shipped one by name, or one from a model or run folder; in eval mode."""
         shipped = SHIPPED / str(source)
-        folder = shipped if shipped.is_dir() else Path(source)
+        folder = shipped if shipped.is_dir() else Path(model_folder(source))
         if not folder.is_dir():
             names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
             raise ValueError(
@@ -103,7 +103,8 @@ class Classifier:
         load_state(fresh.net, saved.tensors, str(folder))
         fresh.net.eval().requires_grad_(False)
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        return cls(fresh.config, fresh.net, folder.name, digest)
+        name = folder.parent.name if folder.name == "model" else folder.name  # a run's model
+        return cls(fresh.config, fresh.net, name, digest)
 
     def save_pretrained(self, folder: str | Path) -> None:
         save_folder(folder, MODELS.dump(self.config), self.net.state_dict())

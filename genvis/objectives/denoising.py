@@ -37,9 +37,8 @@ class Trained(Protocol):
 @config
 class Denoising:
     times: Annotated[TimeSampler, TIMES] = Uniform()
-    drop: float = (
-        0.1  # the share of rows trained without their condition, for classifier-free guidance
-    )
+    # the share of rows trained without their condition, for classifier-free guidance
+    drop: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop <= 1:

@@ -29,9 +29,8 @@ from genvis.quant.packing import pack, packed_bytes, unpack
 @config
 class Integer:
     bits: int  # 2..8
-    group: int | None = (
-        None  # consecutive inputs that share a scale; None: the whole output channel
-    )
+    # consecutive inputs that share a scale; None: the whole output channel
+    group: int | None = None
     rule: Literal["sym_full", "sym_narrow", "sym_half"] = "sym_full"
 
     def __post_init__(self) -> None:

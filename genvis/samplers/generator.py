@@ -17,7 +17,7 @@ from torch import nn
 from genvis.backbones import BACKBONES
 from genvis.checkpoint import load_state, read_folder, save_folder
 from genvis.config import config
-from genvis.models import MODELS, read_model
+from genvis.models import MODELS, model_folder, read_model
 from genvis.processes import PREDICTIONS, PROCESSES
 from genvis.processes.denoiser import Denoiser
 from genvis.processes.guidance import Guided
@@ -41,9 +41,8 @@ class SamplerConfig:
     solver: Annotated[Solver, SOLVERS] = Euler()
     steps: int = 50
     guidance: float = 1.0  # classifier-free guidance scale; 1 is none
-    guided_channels: int | None = (
-        None  # guide only the first ones (3 reproduces the published DiT samples)
-    )
+    # guide only the first ones (3 reproduces the published DiT samples)
+    guided_channels: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -76,16 +75,6 @@ class GeneratorConfig:
         for change in self.changes:
             net = change.apply(net)
         return Generator(self, net, self.tokenizer.build())
-
-
-def model_folder(source: str | Path) -> str | Path:
-    """The model inside a run's folder; anything else as it is."""
-    if not (Path(source) / "run.json").exists():
-        return source
-    folder = Path(source) / "model"
-    if not folder.is_dir():
-        raise ValueError(f"{source}: this run has no model yet; run its training to the end")
-    return folder
 
 
 def fingerprint(source: str | Path) -> str:

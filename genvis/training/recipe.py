@@ -22,9 +22,8 @@ class Recipe:
     batch: int = 256  # images per optimizer step, over all processes
     accumulate: int = 1  # micro-batches per optimizer step
     ema: float = 0.9999  # decay per step; grows towards it as min(ema, (1 + n) / (10 + n))
-    precision: Literal["fp32", "bf16"] = (
-        "fp32"  # of the forward pass; weights, loss and EMA stay float32
-    )
+    # of the forward pass; weights, loss and EMA stay float32
+    precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     workers: int = 0  # processes that load data
     log_every: int = 50
