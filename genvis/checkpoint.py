@@ -83,9 +83,8 @@ def save_tensors(
     for name, value in tensors.items():
         tensor = value.detach().cpu().contiguous()
         start = tensor.untyped_storage().data_ptr()
-        plain[name] = (
-            tensor.clone() if start in seen else tensor
-        )  # the format refuses shared memory
+        shared = start in seen  # which the format refuses
+        plain[name] = tensor.clone() if shared else tensor
         seen.add(start)
     with _replacing(Path(path)) as temporary:
         temporary.touch()
