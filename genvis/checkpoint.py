@@ -135,16 +135,22 @@ def load_state(net: nn.Module, tensors: Mapping[str, Tensor], source: str) -> No
     net.load_state_dict(dict(tensors), strict=True)
 
 
+def check_target(folder: str | Path) -> None:
+    """ValueError unless `save_folder` may write here: nothing there yet, or a model folder."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, expected a folder")
+    found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if found and found != {CONFIG, WEIGHTS}:
+        named = ", ".join(sorted(found - {CONFIG, WEIGHTS})[:3]) or f"only {min(found)}"
+        raise ValueError(f"{folder}: not replaced, since it is no model folder: holds {named}")
+
+
 def save_folder(
     folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """Write a model folder, replacing an older one as a whole. Any other content is refused."""
-    folder = Path(folder)
-    if folder.is_dir():
-        found = {file.name for file in folder.iterdir()}
-        if found and found != {CONFIG, WEIGHTS}:
-            named = ", ".join(sorted(found - {CONFIG, WEIGHTS})[:3]) or f"only {min(found)}"
-            raise ValueError(f"{folder}: not replaced, since it is no model folder: holds {named}")
+    check_target(folder)
     with atomic_folder(folder) as new:
         atomic_write(new / CONFIG, json.dumps(config, indent=2) + "\n")
         save_tensors(new / WEIGHTS, tensors)
@@ -298,7 +304,8 @@ def _short(dtype: torch.dtype) -> str:
 
 def _is_hub_id(source: str | Path) -> bool:
     named = isinstance(source, str) and not Path(source).exists() and HUB_ID.fullmatch(source)
-    return bool(named) and not Path(str(source)).parent.exists()  # runs/x beside runs/ is a slip
+    first = Path(str(source)).parent
+    return bool(named) and not first.exists() and first.name != "runs"  # runs/x is ours, or a slip
 
 
 def _download(repo_id: str, revision: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,7 +14,12 @@ from genvis.checkpoint import atomic_write
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] to 0..255, rounding half to even: the only conversion in genvis."""
+    """(N, 3, H, W) in [-1, 1] to 0..255, rounding half to even: the only conversion in genvis.
+
+    ValueError for NaN or infinity, which would come out as black.
+    """
+    if not images.isfinite().all():
+        raise ValueError("images hold NaN or infinity: the model that made them is broken")
     return (127.5 * (images + 1)).clamp(0, 255).round().to(torch.uint8)
 
 
@@ -52,12 +58,22 @@ def save_npz(path: str | Path, images: Tensor, labels: Tensor) -> None:
 
 
 def load_npz(path: str | Path) -> tuple[Tensor, Tensor]:
-    """(images (N, 3, H, W) in [-1, 1], labels (N,)) from an ADM sample file."""
+    """(images (N, 3, H, W) in [-1, 1], labels (N,)) from an ADM sample file.
+
+    ValueError names a file that is missing, damaged or not of this form.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such sample file")
     try:
         with np.load(path, allow_pickle=False) as data:
-            images, labels = torch.from_numpy(data["arr_0"]), torch.from_numpy(data["arr_1"])
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such sample file") from None
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a sample file with arr_0 and arr_1 ({error})") from error
-    return from_uint8(images.permute(0, 3, 1, 2)), labels
+            images, labels = data["arr_0"], data["arr_1"]
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, AttributeError) as e:
+        raise ValueError(f"{path}: truncated, or without arr_0 and arr_1: {e}") from e
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        form = f"{images.shape} {images.dtype}"
+        raise ValueError(f"{path}: arr_0 must be (N, H, W, 3) uint8, got {form}")
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        form = f"{labels.shape} {labels.dtype}"
+        raise ValueError(f"{path}: arr_1 must be {len(images)} integer labels, got {form}")
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return from_uint8(pixels), torch.from_numpy(labels.astype(np.int64))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import torch
 
-from genvis.checkpoint import atomic_write, open_run
+from genvis.checkpoint import atomic_write, in_use, open_run, read_json
 from genvis.config import config, dump
 from genvis.console import progress
 from genvis.devices import processes
@@ -20,7 +20,7 @@ from genvis.samplers.generator import Generator, SamplerConfig
 from genvis.search import SEARCHES
 from genvis.search.ledger import Ledger
 from genvis.search.result import Search
-from genvis.types import VerifierConfig
+from genvis.types import Verifier, VerifierConfig
 from genvis.verifiers import VERIFIERS
 
 
@@ -67,34 +67,35 @@ def search_folder(
     verifier, judge = study.verifier.build(), study.judge.build()
     names = {"verifier_weights": verifier.name, "judge_weights": judge.name}
     folder = open_run(folder, {"source": source, **names, **dump(study)})
-    if not (folder / "search.json").exists():
-        rows = []
-        cond = labelled(generator.config.backbone.num_classes, range(study.count))
-        assert cond.label is not None
-        keys = HashKeys.of(study.seed, range(study.count)).fold("sample")
-        ledger, sampler = Ledger(), generator.to(processes().device).sampler(study.sampler)
-        found = study.search.rounds(sampler, cond, verifier, keys, ledger)
-        for n, result in enumerate(
-            progress(found, f"search {folder}", total=study.budgets[-1]), start=1
-        ):
-            if n in study.budgets:
-                images = from_uint8(to_uint8(result.images))  # as a reader of the file sees them
-                where = folder / f"budget_{n:03d}"
-                save_npz(where / "samples.npz", images, cond.label)
-                save_grid(where / "grid.png", images[:100], 10)
-                with torch.no_grad():
-                    scores = {
-                        "verifier": result.scores[:, -1].tolist(),
-                        "judge": judge(images, cond).tolist(),
-                    }
-                rows.append({"budget": n, "spent": asdict(ledger.spent), **scores})
-            if n == study.budgets[-1]:
-                break
-        record = {
-            "verifier": verifier.name,
-            "judge": judge.name,
-            "count": study.count,
-            "rows": rows,
-        }
-        atomic_write(folder / "search.json", json.dumps(record))
-    return json.loads((folder / "search.json").read_text())["rows"]
+    with in_use(folder):
+        if not (folder / "search.json").exists():
+            rows = _search(generator, study, verifier, judge, folder)
+            found = {"verifier": verifier.name, "judge": judge.name, "count": study.count}
+            atomic_write(folder / "search.json", json.dumps({**found, "rows": rows}))
+    return read_json(folder / "search.json")["rows"]
+
+
+def _search(
+    generator: Generator, study: Study, verifier: Verifier, judge: Verifier, folder: Path
+) -> list[dict[str, Any]]:
+    """The rows, with the images of every budget written on the way."""
+    rows = []
+    cond = labelled(generator.config.backbone.num_classes, range(study.count))
+    assert cond.label is not None
+    keys = HashKeys.of(study.seed, range(study.count)).fold("sample")
+    ledger, sampler = Ledger(), generator.to(processes().device).sampler(study.sampler)
+    found = study.search.rounds(sampler, cond, verifier, keys, ledger)
+    last = study.budgets[-1]
+    for n, result in enumerate(progress(found, f"search {folder}", total=last), start=1):
+        if n in study.budgets:
+            images = from_uint8(to_uint8(result.images))  # as a reader of the file sees them
+            where = folder / f"budget_{n:03d}"
+            save_npz(where / "samples.npz", images, cond.label)
+            save_grid(where / "grid.png", images[:100], 10)
+            with torch.no_grad():
+                judged = judge(images, cond).tolist()
+            scores = {"verifier": result.scores[:, -1].tolist(), "judge": judged}
+            rows.append({"budget": n, "spent": asdict(ledger.spent), **scores})
+        if n == last:
+            break
+    return rows
