@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genvis.config import ConfigError, load
+from genvis.checkpoint import open_run
+from genvis.config import ConfigError, dump, load
 from genvis.evaluation.evaluate import Evaluation, Judge, by_subject
 from genvis.evaluation.records import Record, append, read, stamped
 from genvis.evaluation.spread import bootstrap
@@ -54,7 +55,14 @@ class Quickstart:
 
     def run(self, folder: str | Path) -> None:
         """Train, sample, search, quantize and evaluate, all into `folder`."""
-        folder = Path(folder)
+        plans = {name: dump(plan) for name, plan in self.plans.items()}
+        parts = {"recipe": self.recipe, "sampling": self.sampling, "study": self.study}
+        configs = {name: dump(part) for name, part in parts.items()}
+        judge = {
+            "evaluation": dump(self.judge.evaluation),
+            "extractor": self.judge.extractor.sha256,
+        }
+        folder = open_run(folder, {**configs, "plans": plans, **judge})
         notes = Notes(folder / "records.jsonl", self.judge)
         fit(self.recipe, folder / "train")
         generator = Generator.from_pretrained(folder / "train")
@@ -94,8 +102,8 @@ class Quickstart:
         if not (folder / name).exists():
             generator.changed(plan).save_pretrained(folder / name)
         quantized = Generator.from_pretrained(folder / name)
-        images, labels = self._sample(quantized, folder / name, folder / f"{name}_samples")
         share = summary(generator.net, quantized.net).share_changed
+        images, labels = self._sample(quantized, folder / name, folder / f"{name}_samples")
         changed = stamped(subject=name, metric="share_changed", value=share, n=1)
         notes.measure(name, images, labels, full, extra=[_size(name, folder / name), changed])
 

@@ -40,6 +40,8 @@ def write_report(folder: str | Path) -> Path:
     if not (folder / "records.jsonl").exists():
         raise ValueError(f"{folder}: no records.jsonl, so there is nothing to report")
     records = read(folder / "records.jsonl")
+    if not records:
+        raise ValueError(f"{folder}: records.jsonl is empty, so there is nothing to report")
     parts = [
         _summary(records),
         _samples(folder),
@@ -67,9 +69,8 @@ def _summary(records: list[Record]) -> str:
 
 
 def _samples(folder: Path) -> str:
-    return "<h2>Samples</h2>" + _picture(
-        folder / "samples" / "grid.png", "one column a class, full precision"
-    )
+    picture = _picture(folder / "samples" / "grid.png", "one column a class, full precision")
+    return f"<h2>Samples</h2>{picture}" if picture else ""
 
 
 def _training(run: Path) -> str:
@@ -102,11 +103,14 @@ def _training(run: Path) -> str:
 
 
 def _search(folder: Path, records: list[Record]) -> str:
-    if not (folder / "search.json").exists():
-        return ""
-    found: dict[str, Any] = read_json(folder / "search.json")
+    known = by_subject(records)
+    found: dict[str, Any] = (
+        read_json(folder / "search.json") if (folder / "search.json").exists() else {"rows": []}
+    )
     names = [f"best of {row['budget']}" for row in found["rows"]]
-    rows = [by_subject(records)[name] for name in names]
+    if not names or not all("score_judge" in known.get(name, {}) for name in names):
+        return ""
+    rows = [known[name] for name in names]
     evaluations = [row["spent"]["evaluations"] / found["count"] for row in found["rows"]]
 
     def curve(key: str, label: str) -> Curve:
@@ -129,7 +133,13 @@ def _search(folder: Path, records: list[Record]) -> str:
         svg(distances, "Distance", x, metric, levels={"floor": floor or 0}, log_x=True),
     ]
     keys = ("score_verifier", "score_judge", "fd_train", "fd_held-out", "svm_accuracy")
-    low, high = rows[-1]["judge_gain"].interval or (0, 0)
+    gain = ""
+    if "judge_gain" in rows[-1]:
+        low, high = rows[-1]["judge_gain"].interval or (0, 0)
+        gain = (
+            f"<p>{names[-1]} against {names[0]}, paired by image: the judge's score rises by "
+            f"{rows[-1]['judge_gain'].value:.4f}, 95% interval [{low:.4f}, {high:.4f}].</p>"
+        )
     first, last = (
         folder / f"budget_{found['rows'][i]['budget']:03d}" / "grid.png" for i in (0, -1)
     )
@@ -137,16 +147,17 @@ def _search(folder: Path, records: list[Record]) -> str:
         [
             "<h2>Search</h2>",
             _table(tabulate(records, names, keys)),
-            f"<p>{names[-1]} against one candidate, paired by image: the judge's score rises by "
-            f"{rows[-1]['judge_gain'].value:.4f}, 95% interval [{low:.4f}, {high:.4f}].</p>",
+            gain,
             *map(_figure, plots),
-            f"<div>{_picture(first, 'first candidate')}{_picture(last, names[-1])}</div>",
+            f"<div>{_picture(first, names[0])}{_picture(last, names[-1])}</div>",
         ]
     )
 
 
 def _quantization(folder: Path, records: list[Record]) -> str:
     names = [name for name, row in by_subject(records).items() if "bytes" in row]
+    if not names:
+        return ""
     keys = ("bytes", "share_changed", "fd_train", "fd_held-out", "svm_accuracy", "psnr")
     pictures = [_picture(folder / f"{name}_samples" / "grid.png", name) for name in names]
     return (

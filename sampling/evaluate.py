@@ -25,11 +25,13 @@ def main() -> None:
     from genvis.config import load
     from genvis.evaluation.evaluate import Evaluation, Judge, table
     from genvis.evaluation.records import append
-    from genvis.samplers.folder import read_samples
+    from genvis.samplers.folder import read_pairs, read_samples
 
     judge = Judge(load(Evaluation, args.evaluation, args.overrides))
-    images, labels = read_samples(args.samples)
-    against = read_samples(args.against)[0] if args.against else None
+    if args.against:
+        images, labels, against = read_pairs(args.samples, args.against)
+    else:
+        (images, labels), against = read_samples(args.samples), None
     records = judge.measure(args.samples, images, labels, against)
     if args.records:
         append(args.records, *records)

@@ -24,9 +24,10 @@ def main() -> None:
     args = parser.parse_args()
 
     from genvis.backbones import BACKBONES
-    from genvis.checkpoint import read_json, save_pretrained
+    from genvis.checkpoint import check_target, read_json, save_pretrained
     from genvis.integrations.official import from_official, load_official_file
 
+    check_target(args.folder)
     official = read_json(args.config)
     if not isinstance(official, dict):
         raise ValueError(f"{args.config}: expected a mapping, got {type(official).__name__}")

@@ -5,6 +5,7 @@ The result is a model folder, sampled, searched and evaluated like any other.
 """
 
 import argparse
+from pathlib import Path
 
 from genvis import console
 
@@ -29,11 +30,15 @@ def main() -> None:
     )
     args = parser.parse_intermixed_args()
 
+    from genvis.checkpoint import check_target
     from genvis.config import load
     from genvis.quant.plan import Plan
     from genvis.quant.report import summary
-    from genvis.samplers.generator import Generator
+    from genvis.samplers.generator import Generator, model_folder
 
+    check_target(args.out)
+    if Path(args.out).resolve() == Path(model_folder(args.model)).resolve():
+        raise ValueError(f"{args.out}: is the model to quantize; choose another folder")
     plan = load(Plan, args.plan, args.overrides)
     generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
     quantized = generator.changed(plan)

@@ -30,12 +30,13 @@ def main() -> None:
 
     import torch
 
-    from genvis.checkpoint import atomic_write
+    from genvis.checkpoint import atomic_write, check_target
     from genvis.config import dump, load
     from genvis.features.classifier import Classifier
     from genvis.training.fit import fit
     from genvis.training.recipe import Recipe
 
+    check_target(args.to)
     recipe = load(Recipe, args.recipe, args.overrides)
     fit(recipe, args.run).save_pretrained(args.to)
     shipped = Classifier.from_pretrained(Path(args.to).resolve())

@@ -99,7 +99,7 @@ class Judge:
                 **common,
             )
             for name, real in (("train", self.train), ("held-out", self.held_out))
-            if subject != name
+            if images is not real.images  # a set's distance to itself says nothing
         ]
         n = len(images)
         nearest = nearest_distances(ours.images, self.train.images).quantile(0.5)
@@ -181,11 +181,13 @@ COLUMNS: dict[str, tuple[str, Callable[[Record], str]]] = {
 
 
 def tabulate(
-    records: Sequence[Record], subjects: Sequence[str] = (), keys: Sequence[str] = tuple(COLUMNS)
+    records: Sequence[Record],
+    subjects: Sequence[str] | None = None,
+    keys: Sequence[str] = tuple(COLUMNS),
 ) -> list[list[str]]:
-    """Titles, then the cells of each subject (default: all); empty columns are left out."""
+    """Titles, then the cells of each subject (None: all); empty columns are left out."""
     found = by_subject(records)
-    rows = {name: found[name] for name in subjects or found}
+    rows = {name: found[name] for name in (found if subjects is None else subjects)}
     kept = [key for key in keys if any(key in row for row in rows.values())]
     body = [
         [name, *(COLUMNS[key][1](row[key]) if key in row else "-" for key in kept)]
@@ -196,7 +198,9 @@ def tabulate(
 
 def caption(records: Sequence[Record]) -> str:
     """What the distances in a table are, in full."""
-    first = next(record for record in records if record.extractor)
+    first = next((record for record in records if record.extractor), None)
+    if first is None:
+        return "No distances were measured."
     return (
         f"{first.metric}: mean and sd over {first.draws} draws of {first.n} against "
         f"{first.n_reference} images with equal class counts; held-out images themselves score "

@@ -5,13 +5,15 @@ arr_1 labels) and `grid.png`; `parts/` holds finished chunks until the last one 
 """
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
-from genvis.checkpoint import open_run
-from genvis.config import config, dump
+from genvis.checkpoint import in_use, open_run, read_json
+from genvis.config import config, dump, first_difference
 from genvis.console import progress
 from genvis.devices import processes
 from genvis.images import load_npz, save_grid, save_npz
@@ -26,7 +28,7 @@ class Sampling:
     """Image i has label classes[i mod len(classes)] and keys of (seed, i)."""
 
     sampler: SamplerConfig
-    count: int = 100
+    count: int = 1000
     seed: int = 0
     classes: tuple[int, ...] | None = None  # default: all of them in turn
     chunk: int = 64  # rows per network call
@@ -36,6 +38,8 @@ class Sampling:
             raise ValueError(
                 f"count and chunk must be at least 1, got {self.count} and {self.chunk}"
             )
+        if self.classes == ():
+            raise ValueError("classes must name at least one class, or be null for all of them")
 
     def keys(self, rows: range) -> HashKeys:
         return HashKeys.of(self.seed, rows).fold("sample")
@@ -56,37 +60,61 @@ def sample_folder(
     them.
     """
     state = processes()
-    rows = range(sampling.count)
-    classes = generator.config.backbone.num_classes
+    rows, classes = range(sampling.count), generator.config.backbone.num_classes
     sampling.cond(rows, classes)  # refuses bad classes before any file is made
     with state.main_process_first():
         folder = open_run(folder, {"source": source, **dump(sampling)})
-    final, parts = folder / "samples.npz", folder / "parts"
-    if not final.exists():
-        starts = range(0, sampling.count, sampling.chunk)
-        mine = starts[state.process_index :: state.num_processes]
-        sampler = generator.to(state.device).sampler(sampling.sampler)
-        for start in progress(mine, f"sample {folder}", show=state.is_main_process):
-            part = parts / f"{start:09d}.npz"
-            if part.exists():
-                continue
-            here = rows[start : start + sampling.chunk]
-            cond = sampling.cond(here, classes)
-            assert cond.label is not None
-            save_npz(part, generate(sampler, cond, sampling.keys(here), sampling.chunk), cond.label)
-        state.wait_for_everyone()
-        if state.is_main_process:
-            loaded = [load_npz(parts / f"{start:09d}.npz") for start in starts]
-            images = torch.cat([images for images, _ in loaded])
-            columns = min(len(sampling.classes or range(classes)), 10)
-            save_grid(folder / "grid.png", images[: 10 * columns], columns)
-            save_npz(final, images, torch.cat([labels for _, labels in loaded]))
-            shutil.rmtree(parts)
+    final = folder / "samples.npz"
+    with in_use(folder) if state.is_main_process else nullcontext():
+        if not final.exists():
+            _sample(generator, sampling, folder, state)
         state.wait_for_everyone()
     return load_npz(final)
+
+
+def _sample(generator: Generator, sampling: Sampling, folder: Path, state: PartialState) -> None:
+    """This process's chunks, and then, by the main process, the whole."""
+    classes = generator.config.backbone.num_classes
+    starts = range(0, sampling.count, sampling.chunk)
+    paths = {start: folder / "parts" / f"{start:09d}.npz" for start in starts}
+    mine = starts[state.process_index :: state.num_processes]
+    sampler = generator.to(state.device).sampler(sampling.sampler)
+    for start in progress(mine, f"sample {folder}", show=state.is_main_process):
+        if paths[start].exists():
+            continue
+        here = range(sampling.count)[start : start + sampling.chunk]
+        cond = sampling.cond(here, classes)
+        assert cond.label is not None
+        images = generate(sampler, cond, sampling.keys(here), sampling.chunk)
+        save_npz(paths[start], images, cond.label)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        loaded = [load_npz(path) for path in paths.values()]
+        images = torch.cat([images for images, _ in loaded])
+        columns = min(len(sampling.classes or range(classes)), 10)
+        save_grid(folder / "grid.png", images[: 10 * columns], columns)
+        save_npz(folder / "samples.npz", images, torch.cat([labels for _, labels in loaded]))
+        shutil.rmtree(folder / "parts")
 
 
 def read_samples(source: str | Path) -> tuple[Tensor, Tensor]:
     """(images (N, 3, H, W) in [-1, 1], labels (N,)) of a sample folder or an `.npz` file."""
     source = Path(source)
     return load_npz(source / "samples.npz" if source.is_dir() else source)
+
+
+def read_pairs(source: str | Path, against: str | Path) -> tuple[Tensor, Tensor, Tensor]:
+    """(images, labels, images) that two models made of the same keys.
+
+    ValueError if labels differ, or settings other than the model where both are sample folders.
+    """
+    (images, labels), (others, theirs) = read_samples(source), read_samples(against)
+    if images.shape != others.shape or not torch.equal(labels, theirs):
+        raise ValueError(f"{source} and {against}: not pairs: their labels or shapes differ")
+    runs = [Path(folder) / "run.json" for folder in (source, against)]
+    if all(run.exists() for run in runs):
+        ours, other = ({**read_json(run)["config"], "source": None} for run in runs)
+        difference = first_difference(ours, other)
+        if difference:
+            raise ValueError(f"{source} and {against}: not of the same keys: {difference}")
+    return images, labels, others

@@ -63,6 +63,11 @@ def test_a_whole_study_in_small(tmp_path: Path) -> None:
     records = (tmp_path / "study" / "records.jsonl").read_text()
     assert run(*command, *TINY) == first
     assert (tmp_path / "study" / "records.jsonl").read_text() == records
+    plan = (configs / "int4.yaml").read_text()
+    (configs / "int4.yaml").write_text(plan.replace("bits: 4", "bits: 2"))
+    told = run(*command, *TINY, code=2)  # not the old table for another plan
+    assert "plans.int4.rules: " in told
+    assert "holds a run with another config" in told
 
 
 def test_one_and_two_processes_write_the_same_samples(trained: Path, samples: Path) -> None:
@@ -107,6 +112,10 @@ def test_quantize_sample_and_evaluate(trained: Path, samples: Path, tmp_path: Pa
         "sampling/evaluate.py", out, "configs/digits/evaluation.yaml",
         "--against", samples, "--records", tmp_path / "records.jsonl", "draws=2",
     )  # fmt: skip
+    other = tmp_path / "other"
+    run("sampling/sample.py", trained, "--out", other, "count=400", "chunk=64", "seed=5")
+    evaluate = ["sampling/evaluate.py", out, "configs/digits/evaluation.yaml"]
+    assert "not of the same keys: seed" in run(*evaluate, "--against", other, code=2)
     assert "FD[digits-cnn-v1:" in table
     assert "pixel Gaussian" in table
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6
@@ -168,7 +177,8 @@ def test_bad_folders_and_files_end_in_one_line(trained: Path, tmp_path: Path) ->
     shutil.copytree(trained / "model", other)
     text = (other / "config.json").read_text().replace('"depth": 2', '"depth": 3')
     (other / "config.json").write_text(text)
-    search = "configs/digits/search.yaml"
+    search, plan = "configs/digits/search.yaml", "configs/digits/int8.yaml"
+    judge = "genvis/features/weights/digits-judge-v1"
     mistakes = [
         (["train_scripts/train.py", "no.yaml"], "no.yaml: no such config file"),
         (
@@ -184,6 +194,11 @@ def test_bad_folders_and_files_end_in_one_line(trained: Path, tmp_path: Path) ->
         (["sampling/search.py", trained, search, "--out", tmp_path / "o", "search.n=0"], "n must"),
         (["sampling/search.py", trained, search, "--out", tmp_path / "o", "budgets=[0]"], "rise"),
         (["train_scripts/quantize.py", trained, search, "--out", tmp_path / "o"], "rules: missing"),
+        (["train_scripts/quantize.py", trained, plan, "--out", occupied], "holds thesis.tex"),
+        (["train_scripts/quantize.py", trained, plan, "--out", trained / "model"], "is the model"),
+        (["sampling/sample.py", judge, "--out", tmp_path / "o"], "holds a classifier, expected"),
+        (["sampling/sample.py", "runs/none", "--out", tmp_path / "o"], "no such folder"),
+        (["sampling/sample.py", trained, "--out", tmp_path / "o", "classes=[]"], "at least one"),
         (["sampling/report.py", occupied], "no records.jsonl"),
     ]
     for command, message in mistakes:
