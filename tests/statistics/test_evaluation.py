@@ -21,14 +21,19 @@ Labelled = tuple[Tensor, Tensor]
 Z = 4.0
 
 
+def everything(split: str) -> Labelled:
+    digits = DigitsConfig().build(split)
+    return digits.images, digits.labels
+
+
 @pytest.fixture(scope="module")
 def train() -> Labelled:
-    return DigitsConfig().build("train").everything()
+    return everything("train")
 
 
 @pytest.fixture(scope="module")
 def held_out() -> Labelled:
-    return DigitsConfig().build("val").everything()
+    return everything("val")
 
 
 class Projection:
