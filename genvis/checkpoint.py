@@ -140,6 +140,9 @@ def check_target(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"{folder}: cannot be made, since {above} is a file")
     found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if found and found != {CONFIG, WEIGHTS}:
         named = ", ".join(sorted(found - {CONFIG, WEIGHTS})[:3]) or f"only {min(found)}"

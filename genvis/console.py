@@ -1,6 +1,7 @@
 """What a person at a terminal sees: one line for a mistake, a bar for long work. Needs no torch."""
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn, TypeVar
 
@@ -24,6 +25,26 @@ def progress(
             mininterval=0.5,
         )
     )
+
+
+def parser(doc: str | None) -> ArgumentParser:
+    """A script's parser, whose help shows the script's docstring as it is written."""
+    return ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
+
+
+def takes_model(script: ArgumentParser) -> None:
+    """The arguments of a script that starts from a generator: `model` and `--trust-code`."""
+    script.add_argument("model", help="a run folder, a model folder or a hub id")
+    script.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="let the model's config import code outside genvis",
+    )
+
+
+def takes_overrides(script: ArgumentParser, text: str) -> None:
+    """Any number of dotted overrides, after the script's other positional arguments."""
+    script.add_argument("overrides", nargs="*", metavar="a.b=c", help=text)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,6 +1,7 @@
 """Images at the border to files: uint8, PNG, grids."""
 
 import io
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -11,6 +12,19 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from genvis.checkpoint import atomic_write
+
+# what numpy raises at a file that is cut, changed, a lone .npy, or holds other arrays
+DAMAGED = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    BadZipFile,
+    zlib.error,
+)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -67,7 +81,7 @@ def load_npz(path: str | Path) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as data:
             images, labels = data["arr_0"], data["arr_1"]
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, AttributeError) as e:
+    except DAMAGED as e:
         raise ValueError(f"{path}: truncated, or without arr_0 and arr_1: {e}") from e
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         form = f"{images.shape} {images.dtype}"

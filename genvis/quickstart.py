@@ -6,11 +6,12 @@ Every step has a folder or records of its own; a step that is finished is only r
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genvis.checkpoint import open_run
+from genvis.checkpoint import RUN, open_run
 from genvis.config import ConfigError, dump, load
 from genvis.evaluation.evaluate import Evaluation, Judge, by_subject
 from genvis.evaluation.records import Record, append, read, stamped
@@ -18,7 +19,8 @@ from genvis.evaluation.spread import bootstrap
 from genvis.quant.plan import Plan
 from genvis.quant.report import summary
 from genvis.samplers.folder import Sampling, read_samples, sample_folder
-from genvis.samplers.generator import Generator, fingerprint
+from genvis.samplers.generate import labelled
+from genvis.samplers.generator import Generator, GeneratorConfig, fingerprint
 from genvis.search.study import Study, search_folder
 from genvis.training.fit import fit
 from genvis.training.recipe import Recipe
@@ -54,17 +56,14 @@ class Quickstart:
         )
 
     def run(self, folder: str | Path) -> None:
-        """Train, sample, search, quantize and evaluate, all into `folder`."""
-        plans = {name: dump(plan) for name, plan in self.plans.items()}
-        parts = {"recipe": self.recipe, "sampling": self.sampling, "study": self.study}
-        configs = {name: dump(part) for name, part in parts.items()}
-        judge = {
-            "evaluation": dump(self.judge.evaluation),
-            "extractor": self.judge.extractor.sha256,
-        }
-        folder = open_run(folder, {**configs, "plans": plans, **judge})
+        """Train, sample, search, quantize and evaluate, all into `folder`.
+
+        ValueError if the folder holds a study with another config, before anything is changed.
+        """
+        self._check()
+        folder = open_run(folder, self._config())
         notes = Notes(folder / "records.jsonl", self.judge)
-        fit(self.recipe, folder / "train")
+        self._train(folder)
         generator = Generator.from_pretrained(folder / "train")
         images, labels = self._sample(generator, folder / "train", folder / "samples")
         notes.measure(FULL, images, labels, extra=[_size(FULL, folder / "train" / "model")])
@@ -73,6 +72,54 @@ class Quickstart:
         for name, plan in self.plans.items():
             self._quantize(generator, plan, name, folder, images, notes)
 
+    def _check(self) -> None:
+        """ValueError for what would otherwise stop the study only after its training."""
+        model = self.recipe.model
+        if not isinstance(model, GeneratorConfig):
+            raise ValueError(f"recipe: model must be a generator, got {type(model).__name__}")
+        fresh = model.build()
+        for name, plan in self.plans.items():
+            try:
+                fresh.changed(plan)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        classes = model.backbone.num_classes
+        needed = self.judge.held_out.labels.bincount()
+        made = {
+            "sampling": self.sampling.cond(range(self.sampling.count), classes),
+            "search": labelled(classes, range(self.study.count)),
+        }
+        for name, cond in made.items():
+            assert cond.label is not None
+            counts = cond.label.bincount(minlength=len(needed))[: len(needed)]
+            few = (counts < needed).nonzero().flatten().tolist()
+            if few:
+                k = few[0]
+                raise ValueError(
+                    f"{name}: makes {counts[k]} images of class {k}, evaluation needs {needed[k]}"
+                )
+
+    def _config(self) -> dict[str, Any]:
+        """All that the results depend on: what a folder must agree with to be gone on with."""
+        return {
+            "recipe": dump(self.recipe),
+            "sampling": dump(self.sampling),
+            "study": dump(self.study),
+            "plans": {name: dump(plan) for name, plan in self.plans.items()},
+            "evaluation": dump(self.judge.evaluation),
+            "extractor": self.judge.extractor.sha256,
+            "verifier": self.study.verifier.build().name,
+            "judge": self.study.judge.build().name,
+        }
+
+    def _train(self, folder: Path) -> None:
+        try:
+            fit(self.recipe, folder / "train")
+        except Exception:
+            if not (folder / "train").exists():  # refused before any work: free to be mended
+                (folder / RUN).unlink()
+            raise
+
     def _sample(self, generator: Generator, model: Path, out: Path) -> tuple[Tensor, Tensor]:
         return sample_folder(generator, self.sampling, out, fingerprint(model))
 
@@ -80,13 +127,14 @@ class Quickstart:
         rows = search_folder(
             generator, self.study, folder / "search", fingerprint(folder / "train")
         )
-        base = torch.tensor(rows[0]["judge"])
+        base, first = torch.tensor(rows[0]["judge"]), f"best of {rows[0]['budget']}"
         for row in rows:
             subject = f"best of {row['budget']}"
             scores = {key: torch.tensor(row[key]) for key in ("verifier", "judge")}
             extra = [_interval(subject, f"score_{key}", values) for key, values in scores.items()]
             if row is not rows[0]:
-                extra.append(_interval(subject, "judge_gain", scores["judge"] - base))
+                gain = scores["judge"] - base
+                extra.append(_interval(subject, "judge_gain", gain, reference=first))
             samples = folder / "search" / f"budget_{row['budget']:03d}" / "samples.npz"
             notes.measure(subject, *read_samples(samples), extra=extra)
 
@@ -139,9 +187,14 @@ def _size(subject: str, model: Path) -> Record:
     return stamped(subject=subject, metric="bytes", value=size, n=1)
 
 
-def _interval(subject: str, metric: str, values: Tensor) -> Record:
+def _interval(subject: str, metric: str, values: Tensor, reference: str | None = None) -> Record:
     found = bootstrap(values)
     interval = (found.low, found.high)
     return stamped(
-        subject=subject, metric=metric, value=found.mean, n=len(values), interval=interval
+        subject=subject,
+        metric=metric,
+        value=found.mean,
+        n=len(values),
+        interval=interval,
+        reference=reference,
     )

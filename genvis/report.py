@@ -76,23 +76,25 @@ def _samples(folder: Path) -> str:
 def _training(run: Path) -> str:
     lines = read_journal(run)
     losses = [line for line in lines if "loss" in line]
-    checks = [line for line in lines if "val_loss" in line]
     if not losses:
         return ""
     curves = [Curve("training", _column(losses, "step"), _column(losses, "loss"))]
     for key, label in (("val_loss", "held-out"), ("val_ema_loss", "held-out, averaged weights")):
+        checks = [line for line in lines if key in line]
         if checks:
             curves.append(Curve(label, _column(checks, "step"), _column(checks, key)))
     plots = [svg(curves, "Loss", "step", "mean squared error")]
-    if checks and "val_ema_loss_level_0" in checks[-1]:
+    levels = [f"val_ema_loss_level_{k}" for k in range(BINS)]
+    by_noise = [line for line in lines if all(key in line for key in levels)]
+    if by_noise:
         where = [(k + 0.5) / BINS for k in range(BINS)]
         by_level = [
             Curve(
                 f"step {line['step']}",
                 where,
-                [line[f"val_ema_loss_level_{k}"] for k in range(BINS)],
+                [line[key] for key in levels],
             )
-            for line in (checks[0], checks[-1])
+            for line in (by_noise[0], by_noise[-1])
         ]
         plots.append(
             svg(by_level, "Held-out loss by noise level", "noise level", "mean squared error")
@@ -107,57 +109,69 @@ def _search(folder: Path, records: list[Record]) -> str:
     found: dict[str, Any] = (
         read_json(folder / "search.json") if (folder / "search.json").exists() else {"rows": []}
     )
-    names = [f"best of {row['budget']}" for row in found["rows"]]
-    if not names or not all("score_judge" in known.get(name, {}) for name in names):
+    budgets = {f"best of {row['budget']}": row for row in found["rows"]}
+    names = [name for name in budgets if name in known]
+    if not names:
         return ""
     rows = [known[name] for name in names]
-    evaluations = [row["spent"]["evaluations"] / found["count"] for row in found["rows"]]
+    evaluations = [budgets[name]["spent"]["evaluations"] / found["count"] for name in names]
 
-    def curve(key: str, label: str) -> Curve:
-        values = [row[key] for row in rows]
-        lows, highs = zip(*(v.interval or (v.value, v.value) for v in values), strict=True)
-        return Curve(label, evaluations, [v.value for v in values], lows, highs)
+    def curves(labels: dict[str, str]) -> list[Curve]:
+        drawn = []
+        for key, label in labels.items():
+            points = [(x, row[key]) for x, row in zip(evaluations, rows, strict=True) if key in row]
+            if points:
+                at, values = zip(*points, strict=True)
+                lows, highs = zip(*(v.interval or (v.value, v.value) for v in values), strict=True)
+                drawn.append(Curve(label, at, [v.value for v in values], lows, highs))
+        return drawn
 
     x = "network evaluations per image"
-    scores = [
-        curve("score_verifier", f"verifier {found['verifier']}"),
-        curve("score_judge", f"held-out judge {found['judge']}"),
-    ]
-    distances = [
-        curve("fd_train", "to training images"),
-        curve("fd_held-out", "to held-out images"),
-    ]
-    floor, metric = rows[0]["fd_train"].floor, rows[0]["fd_train"].metric
-    plots = [
-        svg(scores, "Score of the image kept", x, "mean score, 95% interval", log_x=True),
-        svg(distances, "Distance", x, metric, levels={"floor": floor or 0}, log_x=True),
-    ]
+    plots = []
+    scores = curves(
+        {
+            "score_verifier": f"verifier {found['verifier']}",
+            "score_judge": f"held-out judge {found['judge']}",
+        }
+    )
+    if scores:
+        y = "mean score, 95% interval"
+        plots.append(svg(scores, "Score of the image kept", x, y, log_x=True))
+    distances = curves({"fd_train": "to training images", "fd_held-out": "to held-out images"})
+    if distances:
+        one = next(r for row in rows for r in row.values() if r.extractor)
+        levels = {"floor": one.floor or 0}
+        plots.append(svg(distances, "Distance", x, one.metric, levels=levels, log_x=True))
     keys = ("score_verifier", "score_judge", "fd_train", "fd_held-out", "svm_accuracy")
     gain = ""
     if "judge_gain" in rows[-1]:
-        low, high = rows[-1]["judge_gain"].interval or (0, 0)
+        rise = rows[-1]["judge_gain"]
+        low, high = rise.interval or (rise.value, rise.value)
         gain = (
-            f"<p>{names[-1]} against {names[0]}, paired by image: the judge's score rises by "
-            f"{rows[-1]['judge_gain'].value:.4f}, 95% interval [{low:.4f}, {high:.4f}].</p>"
+            f"<p>{names[-1]} against {rise.reference or next(iter(budgets))}, paired by image: the "
+            f"judge's score changes by {rise.value:+.4f}, 95% interval [{low:.4f}, {high:.4f}].</p>"
         )
-    first, last = (
-        folder / f"budget_{found['rows'][i]['budget']:03d}" / "grid.png" for i in (0, -1)
-    )
+    shown = dict.fromkeys([names[0], names[-1]])  # one picture if there is one budget
+    pictures = [
+        _picture(folder / f"budget_{budgets[name]['budget']:03d}" / "grid.png", name)
+        for name in shown
+    ]
     return "".join(
         [
             "<h2>Search</h2>",
             _table(tabulate(records, names, keys)),
             gain,
             *map(_figure, plots),
-            f"<div>{_picture(first, names[0])}{_picture(last, names[-1])}</div>",
+            f"<div>{''.join(pictures)}</div>",
         ]
     )
 
 
 def _quantization(folder: Path, records: list[Record]) -> str:
-    names = [name for name, row in by_subject(records).items() if "bytes" in row]
-    if not names:
-        return ""
+    known = by_subject(records)
+    names = [name for name, row in known.items() if "bytes" in row]
+    if not any("share_changed" in known[name] for name in names):
+        return ""  # full precision alone
     keys = ("bytes", "share_changed", "fd_train", "fd_held-out", "svm_accuracy", "psnr")
     pictures = [_picture(folder / f"{name}_samples" / "grid.png", name) for name in names]
     return (

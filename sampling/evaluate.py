@@ -6,24 +6,20 @@ Examples:
          --against runs/digits_samples --records runs/records.jsonl
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser(__doc__)
     parser.add_argument("samples", help="a sample folder, or an .npz with arr_0 and arr_1")
     parser.add_argument("evaluation", help="a YAML file, such as configs/digits/evaluation.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="such as draws=50")
+    console.takes_overrides(parser, "such as draws=50")
     parser.add_argument("--against", help="samples of the same keys from another model, for PSNR")
     parser.add_argument("--records", help="a JSON-lines file to append the record to")
     args = parser.parse_intermixed_args()
 
     from genvis.config import load
-    from genvis.evaluation.evaluate import Evaluation, Judge, table
+    from genvis.evaluation.evaluate import REFERENCES, Evaluation, Judge, table
     from genvis.evaluation.records import append
     from genvis.samplers.folder import read_pairs, read_samples
 
@@ -32,7 +28,9 @@ def main() -> None:
         images, labels, against = read_pairs(args.samples, args.against)
     else:
         (images, labels), against = read_samples(args.samples), None
-    records = judge.measure(args.samples, images, labels, against)
+    # a reference's row must not hide the samples' own
+    subject = f"./{args.samples}" if args.samples in REFERENCES else args.samples
+    records = judge.measure(subject, images, labels, against)
     if args.records:
         append(args.records, *records)
     print(table([*records, *judge.references()]))

@@ -4,19 +4,15 @@ Example: python sampling/quickstart.py --folder runs/quickstart
 An interrupted quickstart goes on where it stopped.
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser(__doc__)
     parser.add_argument("--folder", default="runs/quickstart", help="where everything goes")
     parser.add_argument("--configs", default="configs/digits", help="the folder of the YAML files")
     parser.add_argument("--seed", type=int, default=0, help="of training, samples and search")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe")
+    console.takes_overrides(parser, "changes to the recipe")
     args = parser.parse_intermixed_args()
 
     from genvis.evaluation.evaluate import table

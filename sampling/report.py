@@ -3,15 +3,11 @@
 Example: python sampling/report.py runs/quickstart
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser(__doc__)
     parser.add_argument("folder", help="the study's folder")
     args = parser.parse_args()
 

@@ -7,26 +7,15 @@ Examples:
 Image i depends on (seed, i) alone, not on the number of processes or on interruptions.
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a run folder, a model folder or a hub id")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="count, seed, classes, chunk, sampler.*"
-    )
+    parser = console.parser(__doc__)
+    console.takes_model(parser)
+    console.takes_overrides(parser, "count, seed, classes, chunk, sampler.*")
     parser.add_argument(
         "--out", required=True, help="the sample folder; an interrupted one is completed"
-    )
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the model's config import code outside genvis",
     )
     args = parser.parse_intermixed_args()
 

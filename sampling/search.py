@@ -7,26 +7,15 @@ Examples:
 The folder gets search.json (scores by verifier and judge, evaluations) and every budget's images.
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a run folder, a model folder or a hub id")
+    parser = console.parser(__doc__)
+    console.takes_model(parser)
     parser.add_argument("study", help="a YAML file, such as configs/digits/search.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="changes to the study, such as search.n=32"
-    )
+    console.takes_overrides(parser, "changes to the study, such as search.n=32")
     parser.add_argument("--out", required=True, help="the folder for the result")
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the model's config import code outside genvis",
-    )
     args = parser.parse_intermixed_args()
 
     from genvis.config import load

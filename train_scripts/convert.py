@@ -3,15 +3,11 @@
 python train_scripts/convert.py dit DiT-XL-2-256x256.pt models/dit_xl_2 --config official.json
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser(__doc__)
     parser.add_argument("layout", help="published layout, such as dit")
     parser.add_argument("checkpoint", help=".pt, .pth or .safetensors file")
     parser.add_argument("folder", help="model folder to write")

@@ -4,30 +4,17 @@ Example: python train_scripts/quantize.py runs/digits_dit configs/digits/int4.ya
 The result is a model folder, sampled, searched and evaluated like any other.
 """
 
-import argparse
 from pathlib import Path
 
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a run folder, a model folder or a hub id")
+    parser = console.parser(__doc__)
+    console.takes_model(parser)
     parser.add_argument("plan", help="a YAML file of rules, such as configs/digits/int4.yaml")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="a.b=c",
-        help="changes to the plan, such as rules.0.weight.bits=3",
-    )
+    console.takes_overrides(parser, "changes to the plan, such as rules.0.weight.bits=3")
     parser.add_argument("--out", required=True, help="the model folder to write")
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="let the model's config import code outside genvis",
-    )
     args = parser.parse_intermixed_args()
 
     from genvis.checkpoint import check_target

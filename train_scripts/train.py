@@ -7,20 +7,15 @@ Examples:
 An interrupted run is resumed by the same command, exactly.
 """
 
-import argparse
 from pathlib import Path
 
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser(__doc__)
     parser.add_argument("recipe", help="a YAML file, such as configs/digits/dit.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="changes to the recipe, such as optim.lr=2e-4"
-    )
+    console.takes_overrides(parser, "changes to the recipe, such as optim.lr=2e-4")
     parser.add_argument("--run", help="the run folder (default: runs/NAME of the recipe's file)")
     args = parser.parse_intermixed_args()
 

@@ -4,20 +4,16 @@ Example: python train_scripts/train_features.py configs/digits/features/digits-c
              runs/digits-cnn-v1 --to genvis/features/weights/digits-cnn-v1
 """
 
-import argparse
-
 from genvis import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser(__doc__)
     parser.add_argument(
         "recipe", help="a YAML file, such as configs/digits/features/digits-cnn-v1.yaml"
     )
     parser.add_argument("run", help="the run folder; an interrupted run there is resumed")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="changes to the recipe")
+    console.takes_overrides(parser, "changes to the recipe")
     parser.add_argument(
         "--to",
         required=True,

@@ -24,6 +24,7 @@ from genvis.random import HashKeys
 from genvis.types import DatasetConfig
 
 REFERENCE_SAMPLES = 1000  # how many images the reference generators make
+REFERENCES = ("held-out", "pixel Gaussian", "training copies")  # subjects of `Judge.references`
 
 
 @config
@@ -122,10 +123,11 @@ class Judge:
         wanted = torch.arange(REFERENCE_SAMPLES) % classes
         keys = HashKeys.of(self.evaluation.seed, range(REFERENCE_SAMPLES)).fold("references")
         real = self.train.images, self.train.labels
+        held_out, gaussian, copied = REFERENCES
         return [
-            *self.measure("held-out", self.held_out.images, self.held_out.labels),
-            *self.measure("pixel Gaussian", pixel_gaussian(*real, wanted, keys), wanted),
-            *self.measure("training copies", copies(*real, wanted, keys), wanted),
+            *self.measure(held_out, self.held_out.images, self.held_out.labels),
+            *self.measure(gaussian, pixel_gaussian(*real, wanted, keys), wanted),
+            *self.measure(copied, copies(*real, wanted, keys), wanted),
         ]
 
     @cached_property
@@ -167,9 +169,13 @@ def by_subject(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
     return rows
 
 
+def _with_sd(record: Record) -> str:
+    return f"{record.value:.3f}" + (f" +- {record.sd:.3f}" if record.sd is not None else "")
+
+
 COLUMNS: dict[str, tuple[str, Callable[[Record], str]]] = {
-    "fd_train": ("FD to train", lambda r: f"{r.value:.3f} +- {r.sd:.3f}"),
-    "fd_held-out": ("FD to held-out", lambda r: f"{r.value:.3f} +- {r.sd:.3f}"),
+    "fd_train": ("FD to train", _with_sd),
+    "fd_held-out": ("FD to held-out", _with_sd),
     "svm_accuracy": ("SVM", lambda r: f"{r.value:.3f}"),
     "nearest_ratio": ("nearest train / held-out's", lambda r: f"{r.value:.3f}"),
     "psnr": ("PSNR, dB", lambda r: f"{r.value:.1f}"),

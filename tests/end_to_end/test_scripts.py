@@ -102,6 +102,10 @@ def test_sampling_is_resumed_from_its_parts(trained: Path, samples: Path, tmp_pa
 
 
 def test_quantize_sample_and_evaluate(trained: Path, samples: Path, tmp_path: Path) -> None:
+    import torch
+
+    from genvis.images import save_npz
+
     told = run(
         "train_scripts/quantize.py", trained, "configs/digits/int4.yaml", "--out", tmp_path / "int4"
     )
@@ -116,9 +120,24 @@ def test_quantize_sample_and_evaluate(trained: Path, samples: Path, tmp_path: Pa
     run("sampling/sample.py", trained, "--out", other, "count=400", "chunk=64", "seed=5")
     evaluate = ["sampling/evaluate.py", out, "configs/digits/evaluation.yaml"]
     assert "not of the same keys: seed" in run(*evaluate, "--against", other, code=2)
+    save_npz(tmp_path / "x.npz", torch.zeros(400, 3, 8, 8), torch.zeros(400, dtype=torch.int64))
+    told = run(*evaluate, "--against", tmp_path / "x.npz", code=2)
+    assert "not pairs: their labels or shapes differ" in told
     assert "FD[digits-cnn-v1:" in table
     assert "pixel Gaussian" in table
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6
+
+
+def test_samples_named_like_a_reference_keep_their_row(samples: Path, tmp_path: Path) -> None:
+    shutil.copytree(samples, tmp_path / "held-out")
+    script, evaluation = map(
+        os.path.abspath, ("sampling/evaluate.py", "configs/digits/evaluation.yaml")
+    )
+    command = [sys.executable, script, "held-out", evaluation, "draws=2"]
+    done = subprocess.run(command, env=ENV, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[0] for line in done.stdout.splitlines()[2:]]
+    assert rows == ["./held-out", "held-out", "pixel", "training"]
 
 
 def test_convert_takes_an_official_checkpoint(tmp_path: Path) -> None:
@@ -165,7 +184,7 @@ def test_bad_recipes_end_in_one_line(tmp_path: Path, overrides: list[str], messa
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_folders_and_files_end_in_one_line(trained: Path, tmp_path: Path) -> None:
+def test_bad_folders_and_files_end_in_a_line_each(trained: Path, tmp_path: Path) -> None:
     occupied = tmp_path / "occupied"
     occupied.mkdir()
     (occupied / "thesis.tex").write_text("do not touch")
@@ -179,6 +198,8 @@ def test_bad_folders_and_files_end_in_one_line(trained: Path, tmp_path: Path) ->
     (other / "config.json").write_text(text)
     search, plan = "configs/digits/search.yaml", "configs/digits/int8.yaml"
     judge = "genvis/features/weights/digits-judge-v1"
+    evaluation = "configs/digits/evaluation.yaml"
+    features = ["train_scripts/train_features.py", "configs/digits/features/digits-cnn-v1.yaml"]
     mistakes = [
         (["train_scripts/train.py", "no.yaml"], "no.yaml: no such config file"),
         (
@@ -200,11 +221,15 @@ def test_bad_folders_and_files_end_in_one_line(trained: Path, tmp_path: Path) ->
         (["sampling/sample.py", "runs/none", "--out", tmp_path / "o"], "no such folder"),
         (["sampling/sample.py", trained, "--out", tmp_path / "o", "classes=[]"], "at least one"),
         (["sampling/report.py", occupied], "no records.jsonl"),
+        (["train_scripts/convert.py", "dit", "no.pt", occupied, "--config", "no.json"], "thesis"),
+        ([*features, tmp_path / "o", "--to", occupied], "holds thesis.tex"),
+        (["sampling/evaluate.py", cut / "config.json", evaluation], "truncated, or without arr_0"),
     ]
     for command, message in mistakes:
         told = run(*command, code=2)
         assert message in told, command
-        assert "Traceback" not in told
+        starts = ("error: ", "ConfigError: ")
+        assert all(line.startswith(starts) for line in told.splitlines()), told
         assert not (tmp_path / "o").exists(), command
     assert [path.name for path in occupied.iterdir()] == ["thesis.tex"]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genvis.checkpoint import (
     atomic_folder,
     atomic_write,
+    check_target,
     from_pretrained,
     load_state,
     load_tensors,
@@ -274,6 +275,29 @@ def test_the_hub_is_asked_only_for_ids(
     with pytest.raises(ValueError, match=r"lab/other: .* nor on the hub: 404: no such repository"):
         read_folder("lab/other")
     assert offline_hub == [("lab/tiny", "v1"), ("lab/other", None)]
+
+
+def test_runs_are_never_on_the_hub(offline_hub: list[tuple[str, str | None]]) -> None:
+    """Also in a fresh clone, which has no `runs/` yet."""
+    assert not Path("runs").exists()
+    with pytest.raises(ValueError, match="runs/tiny: no such folder"):
+        read_folder("runs/tiny")
+    assert offline_hub == []
+
+
+def test_a_target_is_checked_without_touching_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    save_pretrained(TinyConfig().build(), tmp_path / "m", NETS)
+    for fine in (tmp_path / "m", tmp_path / "new" / "deep"):
+        check_target(fine)
+    for target, message in {
+        tmp_path: r"no model folder: holds m, notes\.txt",
+        tmp_path / "notes.txt": "is a file",
+        tmp_path / "notes.txt" / "m": r"cannot be made, since .*notes\.txt is a file",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            check_target(target)
+    assert names(tmp_path) == ["m", "notes.txt"]
 
 
 def test_only_whole_models_are_pushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
         load_npz(tmp_path / "none.npz")
 
 
+def test_damage_inside_a_compressed_file_is_named(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
+    np.savez_compressed(tmp_path / "x.npz", arr_0=pixels, arr_1=np.arange(4))
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    for position in range(60, 400, 20):  # at some of them zlib itself gives up
+        data[position] ^= 255
+        (tmp_path / "x.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=r"x\.npz: truncated"):
+            load_npz(tmp_path / "x.npz")
+
+
+def test_one_array_is_not_a_sample_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", GOOD)
+    with pytest.raises(ValueError, match=r"x\.npy: truncated, or without arr_0 and arr_1"):
+        load_npz(tmp_path / "x.npy")
+
+
 def test_a_grid_has_a_tile_for_every_image() -> None:
     picture = grid(torch.ones(6, 3, 8, 8), columns=3, scale=2)
     assert picture.shape == (3, 2 * (16 + 2) + 2, 3 * (16 + 2) + 2)
