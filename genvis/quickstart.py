@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genvis.checkpoint import RUN, open_run
 from genvis.config import ConfigError, dump, load
-from genvis.evaluation.evaluate import Evaluation, Judge, by_subject
+from genvis.evaluation.evaluate import REFERENCES, Evaluation, Judge, by_subject
 from genvis.evaluation.records import Record, append, read, stamped
 from genvis.evaluation.spread import bootstrap
 from genvis.quant.plan import Plan
@@ -116,7 +116,7 @@ class Quickstart:
         try:
             fit(self.recipe, folder / "train")
         except Exception:
-            if not (folder / "train").exists():  # refused before any work: free to be mended
+            if [path.name for path in folder.iterdir()] == [RUN]:  # refused before any work
                 (folder / RUN).unlink()
             raise
 
@@ -175,7 +175,7 @@ class Notes:
             append(self.path, *self.judge.measure(subject, images, labels, against), *extra)
 
     def references(self) -> None:
-        if "training copies" not in self._known():
+        if REFERENCES[-1] not in self._known():
             append(self.path, *self.judge.references())
 
     def _known(self) -> set[str]:

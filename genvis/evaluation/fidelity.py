@@ -14,12 +14,19 @@ CAP = 100.0  # dB: what two identical images score; at 8 bits only images above 
 
 
 @dataclass(frozen=True)
-class Psnr:
-    """Decibels over a set of pairs: the mean of per-image values, and their 5th percentile."""
+class Likeness:
+    """values (N,): how like each pair of images is."""
 
-    mean: float
-    fifth: float
     values: Tensor
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def fifth(self) -> float:
+        """The 5th percentile: the pairs that drifted most."""
+        return float(self.values.quantile(0.05))
 
 
 def nearest_distances(images: Tensor, references: Tensor, chunk: int = 256) -> Tensor:
@@ -38,15 +45,19 @@ def nearest_distances(images: Tensor, references: Tensor, chunk: int = 256) -> T
     return torch.cat(near)
 
 
-def psnr(images: Tensor, references: Tensor) -> Psnr:
-    """10 log10(255^2 / MSE) per pair, at most `CAP`; both (N, 3, H, W) uint8, same keys a row."""
+def check_pairs(images: Tensor, references: Tensor, what: str) -> None:
+    """ValueError, naming the measure, unless both are (N, 3, H, W) uint8 of one shape, N >= 1."""
     if images.dtype != torch.uint8 or references.dtype != torch.uint8:
-        raise ValueError(f"psnr compares uint8 images, got {images.dtype} and {references.dtype}")
+        raise ValueError(f"{what} compares uint8 images, got {images.dtype} and {references.dtype}")
     if images.shape != references.shape or images.ndim != 4 or not len(images):
         raise ValueError(
-            f"psnr needs two equal (N, 3, H, W), got {tuple(images.shape)} and "
+            f"{what} needs two equal (N, 3, H, W), got {tuple(images.shape)} and "
             f"{tuple(references.shape)}"
         )
+
+
+def psnr(images: Tensor, references: Tensor) -> Likeness:
+    """10 log10(255^2 / MSE) per pair, at most `CAP`; both (N, 3, H, W) uint8, same keys a row."""
+    check_pairs(images, references, "psnr")
     error = (images.double() - references.double()).square().flatten(1).mean(1)
-    values = (10 * torch.log10(255**2 / error)).clamp(max=CAP)  # error 0: +inf, capped
-    return Psnr(float(values.mean()), float(values.quantile(0.05)), values)
+    return Likeness((10 * torch.log10(255**2 / error)).clamp(max=CAP))  # error 0: +inf, capped

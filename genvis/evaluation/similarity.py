@@ -8,37 +8,22 @@ similarity", section III.
 Letters: N images, H W size, m n local means, s local (co)variances.
 """
 
-from dataclasses import dataclass
-
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from genvis.evaluation.fidelity import Likeness, check_pairs
+
 WINDOW, SIGMA, RANGE = 11, 1.5, 255
 C1, C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
 
 
-@dataclass(frozen=True)
-class Ssim:
-    """Over a set of pairs: the mean of per-image values (N,) in [-1, 1], their 5th percentile."""
-
-    mean: float
-    fifth: float
-    values: Tensor
-
-
-def ssim(images: Tensor, references: Tensor, chunk: int = 64) -> Ssim:
-    """Of pairs, both (N, 3, H, W) uint8 with H, W >= 11, same keys a row; float64, `chunk` images
-    at a time. ValueError for other types or shapes.
+def ssim(images: Tensor, references: Tensor, chunk: int = 64) -> Likeness:
+    """Per pair, in [-1, 1]; both (N, 3, H, W) uint8 with H, W >= 11, same keys a row; float64,
+    `chunk` images at a time. ValueError for other types or shapes.
     """
-    if images.dtype != torch.uint8 or references.dtype != torch.uint8:
-        raise ValueError(f"ssim compares uint8 images, got {images.dtype} and {references.dtype}")
-    if images.shape != references.shape or images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"ssim needs two equal (N, 3, H, W), got {tuple(images.shape)} and "
-            f"{tuple(references.shape)}"
-        )
+    check_pairs(images, references, "ssim")
     if min(images.shape[2:]) < WINDOW:
         raise ValueError(
             f"ssim needs images of at least {WINDOW} x {WINDOW} pixels, got "
@@ -47,8 +32,8 @@ def ssim(images: Tensor, references: Tensor, chunk: int = 64) -> Ssim:
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 image, got {chunk}")
     pairs = zip(images.split(chunk), references.split(chunk), strict=True)
-    values = torch.cat([_map(x.double(), y.double()).mean((1, 2, 3)) for x, y in pairs])
-    return Ssim(float(values.mean()), float(values.quantile(0.05)), values)
+    maps = (_map(x.double(), y.double()) for x, y in pairs)
+    return Likeness(torch.cat([one.mean((1, 2, 3)) for one in maps]))
 
 
 def _map(x: Tensor, y: Tensor) -> Tensor:
