@@ -4,8 +4,6 @@ neighbours.
 Letters: N images, chunk rows per network call.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -37,14 +35,7 @@ def generate(
     to the last bit whatever it is generated with; across chunk sizes matrix libraries round
     differently.
     """
-    return torch.cat([images for _, images in chunks(sampler, cond, keys, chunk, noise)])
-
-
-def chunks(
-    sampler: Sampler, cond: Cond, keys: HashKeys, chunk: int = 64, noise: Tensor | None = None
-) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, images of those rows) chunk by chunk."""
-    n = len(keys)
+    n, parts = len(keys), []
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     if len(cond) != n or n == 0:
@@ -52,22 +43,14 @@ def chunks(
             f"cond and keys must have the same rows, at least one; got {len(cond)} and {n}"
         )
     for start in range(0, n, chunk):
-        rows = torch.arange(start, start + chunk).clamp(
-            max=n - 1
-        )  # padded by repeating the last row
+        rows = torch.arange(start, start + chunk).clamp(max=n - 1)  # padded with the last row
         own = take(keys, rows)
-        start_noise = own.normal(sampler.noise_shape) if noise is None else take(noise, rows)
-        with torch.no_grad():
-            images = run(
-                sampler, start_noise.to(sampler.device), to(take(cond, rows), sampler.device), own
-            )
-        count = min(chunk, n - start)
-        yield slice(start, start + count), images[:count].cpu()
+        begin = own.normal(sampler.noise_shape) if noise is None else take(noise, rows)
+        given = to((begin, take(cond, rows)), sampler.device)
+        parts.append(run(sampler, *given, own)[: n - start].cpu())
+    return torch.cat(parts)
 
 
-def labelled(num_classes: int, indices: range | Tensor) -> Cond:
+def labelled(num_classes: int, indices: range) -> Cond:
     """Balanced labels from image numbers: image i has label i mod K."""
-    rows = (
-        indices if isinstance(indices, Tensor) else torch.tensor(list(indices), dtype=torch.int64)
-    )
-    return Cond(label=rows % num_classes)
+    return Cond(label=torch.tensor([i % num_classes for i in indices]))
