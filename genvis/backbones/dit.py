@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from genvis.checkpoint import load_state
 from genvis.config import ConfigError, build, config
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
+from genvis.nn.norms import Norms
 from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, modulate
 from genvis.types import Cond
 
@@ -33,6 +34,7 @@ class DiTConfig:
     null_class: bool = True
     learned_variance: bool = False  # twice the output channels; the second half is the raw variance
     dropout: float = 0.0
+    norms: Norms = Norms()
 
     def __post_init__(self) -> None:
         h, w = self.shape[1:]
@@ -92,7 +94,7 @@ class DiT(nn.Module):
         self.t_embedder = TimestepEmbedder(d)
         self.y_embedder = LabelEmbedder(config.num_classes, d, config.null_class)
         self.register_buffer("pos_embed", sinusoids_2d(d, h // p, w // p)[None])
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
+        self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.depth)])
         self.final_layer = FinalLayer(d, p * p * c * (1 + config.learned_variance))
         self.reset_parameters()
 
@@ -129,19 +131,19 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each modulated and gated by the condition."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, layer: int) -> None:
         super().__init__()
-        d = config.width
-        self.norm1 = nn.LayerNorm(d, eps=1e-6, elementwise_affine=False)
-        self.attn = SelfAttention(d, config.heads, config.dropout)
-        self.norm2 = nn.LayerNorm(d, eps=1e-6, elementwise_affine=False)
+        d, norms = config.width, config.norms
+        self.norm1, self.add1 = norms.residual(d, layer, config.depth)
+        self.attn = SelfAttention(d, config.heads, config.dropout, qk_norm=norms.qk)
+        self.norm2, self.add2 = norms.residual(d, layer, config.depth)
         self.mlp = MLP(d, int(d * config.mlp_ratio), config.dropout)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = self.add1(x, self.attn(self.norm1(x, shift1, scale1)), gate1)
+        return self.add2(x, self.mlp(self.norm2(x, shift2, scale2)), gate2)
 
 
 class FinalLayer(nn.Module):

@@ -4,6 +4,8 @@ Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; attribute name
 which published weights use. Letters: B batch, N tokens, D width, C channels, p patch side.
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -23,33 +25,54 @@ class PatchEmbed(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one packed projection, rows ordered q, k, v."""
+    """Multi-head self-attention with one packed projection, rows ordered q, k, v.
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    `bias` is the packed projection's; `qk_norm` puts an RMS norm on the queries and keys of every
+    head.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width must be divisible by heads, got {width} and {heads}")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return self.drop(self.proj(rearrange(attention(q, k, v), "b h n d -> b n (h d)")))
+        out = attention(self.q_norm(q), self.k_norm(k), v)
+        return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
 
 
 class MLP(nn.Module):
-    """Two layers with tanh-GELU between them."""
+    """Two layers with GELU between them: its tanh approximation, or exact ("none")."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        dropout: float = 0.0,
+        gelu: Literal["tanh", "none"] = "tanh",
+    ) -> None:
         super().__init__()
+        self.gelu = gelu
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(F.gelu(self.fc1(x), approximate="tanh")))
+        return self.drop(self.fc2(F.gelu(self.fc1(x), approximate=self.gelu)))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
