@@ -86,7 +86,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Loss:
-    """per_sample (B,) before any reduction; level (B,) in [0, 1]: where on the path a row was."""
+    """per_sample (B,) before any reduction; level (B,) in [0, 1]: the row's share of the path."""
 
     per_sample: Tensor
     level: Tensor | None = None
@@ -176,8 +176,19 @@ class Process(Protocol):
         """The clean end and the noise end of t."""
         ...
 
+    def at(self, u: Tensor) -> Tensor:
+        """Where training and validation go for u in [0, 1), from clean to noise."""
+        ...
+
+    def share(self, t: Tensor) -> Tensor:
+        """How far along the path t is, from 0 at clean to 1 at noise."""
+        ...
+
     def coeffs(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """d alpha / dt and d sigma / dt."""
+        ...
+
     def time(self, log_snr: Tensor) -> Tensor:
         """t where log(alpha^2 / sigma^2) = log_snr."""
         ...
@@ -201,9 +212,8 @@ class Denoise(Protocol):
 
     @property
     def process(self) -> Process: ...
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations per row of one call."""
+    def evaluations(self, t: Tensor) -> int:
+        """Network evaluations per row of one call at t."""
         ...
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate: ...

@@ -2,7 +2,7 @@
 
 Examples:
   python sampling/sample.py runs/digits_dit --out runs/digits_samples count=1000
-  python sampling/sample.py runs/digits_dit --out runs/sevens classes=[7] sampler.guidance=2
+  python sampling/sample.py runs/digits_dit --out runs/sevens classes=[7] sampler.guidance.scale=2
   accelerate launch --num_processes 2 sampling/sample.py runs/digits_dit --out runs/many count=50000
 Image i depends on (seed, i) alone, not on the number of processes or on interruptions.
 """

@@ -205,7 +205,7 @@ def test_a_planted_import_is_found(part: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("part", "line"),
     [
-        ("samplers", "from genvis.processes.linear import Linear"),
+        ("samplers", "from genvis.processes.interpolants import Linear"),
         ("samplers", "from genvis.samplers.heun import Heun"),
         ("checkpoint", "from genvis import __version__"),
         ("random", "import torch"),

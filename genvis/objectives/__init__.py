@@ -6,6 +6,7 @@ OBJECTIVES = Table(
     "objective",
     {
         "denoising": "genvis.objectives.denoising:Denoising",
+        "staged": "genvis.objectives.stages:StagedDenoising",
         "classification": "genvis.objectives.classification:Classification",
     },
 )
@@ -15,5 +16,17 @@ TIMES = Table(
     {
         "uniform": "genvis.objectives.times:Uniform",
         "logit_normal": "genvis.objectives.times:LogitNormal",
+        "log_normal": "genvis.objectives.times:LogNormal",
+        "shifted": "genvis.objectives.times:Shifted",
+    },
+)
+
+WEIGHTS = Table(
+    "loss weight",
+    {
+        "constant": "genvis.objectives.weights:Constant",
+        "in_terms_of": "genvis.objectives.weights:InTermsOf",
+        "min_snr": "genvis.objectives.weights:MinSNR",
+        "likelihood": "genvis.objectives.weights:Likelihood",
     },
 )

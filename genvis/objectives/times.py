@@ -1,28 +1,33 @@
-"""Where on the path training looks: maps from uniforms (B,) in [0, 1) to levels in [0, 1], 0 clean
-and 1 noise.
-"""
+"""Where on the path training looks: from uniforms (B,) in [0, 1) to times of a process."""
 
-from typing import Protocol
+import math
+from typing import Annotated, Protocol
 
 import torch
 from torch import Tensor
 
 from genvis.config import config
+from genvis.objectives import TIMES
+from genvis.types import Process
 
 
 class TimeSampler(Protocol):
-    def __call__(self, u: Tensor) -> Tensor: ...
+    def __call__(self, process: Process, u: Tensor) -> Tensor: ...
 
 
 @config
 class Uniform:
-    def __call__(self, u: Tensor) -> Tensor:
-        return u
+    """Evenly along the path: every index of a table alike, in log sigma for VE."""
+
+    def __call__(self, process: Process, u: Tensor) -> Tensor:
+        return process.at(u)
 
 
 @config
 class LogitNormal:
-    """sigmoid(mean + std z). Esser et al. 2024, "Scaling Rectified Flow Transformers", 3.1."""
+    """sigmoid(mean + std z) of the path. Esser et al. 2024, "Scaling Rectified Flow Transformers",
+    section 3.1.
+    """
 
     mean: float = 0.0
     std: float = 1.0
@@ -31,5 +36,46 @@ class LogitNormal:
         if self.std <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def __call__(self, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)))
+    def __call__(self, process: Process, u: Tensor) -> Tensor:
+        return process.at(torch.sigmoid(self.mean + self.std * normal(u)))
+
+
+@config
+class LogNormal:
+    """sigma / alpha = exp(mean + std z). Karras et al. 2022, table 1: -1.2 and 1.2 for EDM."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def __call__(self, process: Process, u: Tensor) -> Tensor:
+        return process.time(-2 * (self.mean + self.std * normal(u)))
+
+
+@config
+class Shifted:
+    """Another sampler's times with `shift` times the sigma / alpha: more noise for larger images.
+
+    On the linear path t becomes shift t / (1 + (shift - 1) t), as in Esser et al. 2024, section
+    5.3.2; `samplers.grids.Shifted` is its twin at sampling.
+    """
+
+    shift: float = 3.0
+    times: Annotated[TimeSampler, TIMES] = Uniform()
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0:
+            raise ValueError(f"shift must be positive, got {self.shift}")
+
+    def __call__(self, process: Process, u: Tensor) -> Tensor:
+        alpha, sigma = process.coeffs(self.times(process, u))
+        moved = process.time(2 * (alpha.log() - sigma.log() - math.log(self.shift)))
+        return moved.clamp(*process.times)
+
+
+def normal(u: Tensor) -> Tensor:
+    """Standard normals from uniforms."""
+    return torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7))

@@ -5,7 +5,16 @@ A new process or prediction is one frozen dataclass and one line here.
 
 from genvis.config import Table
 
-PROCESSES = Table("process", {"linear": "genvis.processes.linear:Linear"})
+PROCESSES = Table(
+    "process",
+    {
+        "linear": "genvis.processes.interpolants:Linear",
+        "gvp": "genvis.processes.interpolants:GVP",
+        "vp": "genvis.processes.interpolants:VP",
+        "betas": "genvis.processes.betas:Betas",
+        "ve": "genvis.processes.ve:VE",
+    },
+)
 
 PREDICTIONS = Table(
     "prediction",
@@ -14,5 +23,8 @@ PREDICTIONS = Table(
         "clean": "genvis.processes.predictions:Clean",
         "v": "genvis.processes.predictions:V",
         "velocity": "genvis.processes.predictions:Velocity",
+        "score": "genvis.processes.predictions:Score",
+        "sit_velocity": "genvis.processes.predictions:SiTVelocity",
+        "edm": "genvis.processes.predictions:EDM",
     },
 )

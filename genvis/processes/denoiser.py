@@ -43,6 +43,12 @@ def solve(
     return x0, eps
 
 
+def paired(process: Process, x: Tensor, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(x0, eps) where eps is the noise that x = alpha x0 + sigma eps leaves for it."""
+    alpha, sigma = (like(c, x) for c in process.coeffs(t))
+    return x0, (x - alpha * x0) / sigma
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """A network as an estimate of (x0, eps) along a process. The only cast to the network's dtype
@@ -53,8 +59,7 @@ class Denoiser:
     process: Process
     prediction: Prediction
 
-    @property
-    def evaluations(self) -> int:
+    def evaluations(self, t: Tensor) -> int:
         return 1
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:

@@ -3,7 +3,40 @@
 from genvis.config import Table
 
 SOLVERS = Table(
-    "solver", {"euler": "genvis.samplers.solvers:Euler", "heun": "genvis.samplers.solvers:Heun"}
+    "solver",
+    {
+        "euler": "genvis.samplers.solvers:Euler",
+        "heun": "genvis.samplers.solvers:Heun",
+        "midpoint": "genvis.samplers.solvers:Midpoint",
+        "dpm_solver_pp_2m": "genvis.samplers.solvers:DPMSolverPP2M",
+        "ddim": "genvis.samplers.stochastic:DDIM",
+        "ancestral": "genvis.samplers.stochastic:Ancestral",
+        "euler_maruyama": "genvis.samplers.stochastic:EulerMaruyama",
+        "stochastic_heun": "genvis.samplers.stochastic:StochasticHeun",
+        "churned_heun": "genvis.samplers.stochastic:ChurnedHeun",
+    },
+)
+
+DIFFUSIONS = Table(
+    "diffusion coefficient",
+    {
+        "sigma": "genvis.samplers.diffusions:Sigma",
+        "reverse": "genvis.samplers.diffusions:Reverse",
+        "power": "genvis.samplers.diffusions:Power",
+        "decreasing": "genvis.samplers.diffusions:Decreasing",
+        "sine": "genvis.samplers.diffusions:Sine",
+    },
+)
+
+GRIDS = Table(
+    "time grid",
+    {
+        "uniform": "genvis.samplers.grids:Uniform",
+        "quadratic": "genvis.samplers.grids:Quadratic",
+        "shifted": "genvis.samplers.grids:Shifted",
+        "karras": "genvis.samplers.grids:Karras",
+        "respaced": "genvis.samplers.grids:Respaced",
+    },
 )
 
 CHANGES = Table("change of the network", {"quantize": "genvis.quant.plan:Plan"})

@@ -9,18 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from genvis.random import HashKeys
+from genvis.random import Keys
 from genvis.samplers.solvers import Solver
 from genvis.samplers.state import DiffusionState
-from genvis.types import Cond, Cost, Denoise, Process, Tokenizer
-
-
-def uniform_times(process: Process, steps: int) -> Tensor:
-    """steps + 1 equally spaced times from the noise end to the clean end, float64."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    clean, noise = process.times
-    return torch.linspace(noise, clean, steps + 1, dtype=torch.float64)
+from genvis.types import Cond, Cost, Denoise, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class DiffusionSampler:
     def num_steps(self) -> int:
         return len(self.times) - 1
 
-    def init(self, noise: Tensor, cond: Cond, keys: HashKeys) -> DiffusionState:
+    def init(self, noise: Tensor, cond: Cond, keys: Keys) -> DiffusionState:
         """The state at the noise end: noise (B, *noise_shape) standard normal."""
         if tuple(noise.shape[1:]) != tuple(self.noise_shape):
             raise ValueError(
@@ -53,19 +45,26 @@ class DiffusionSampler:
                 f"noise and cond must have the same rows, got {len(noise)} and {len(cond)}"
             )
         _, sigma = self.denoise.process.coeffs(self.times[0])
-        return DiffusionState(sigma.to(noise.dtype) * noise, 0, cond, keys)
+        x = sigma.to(noise.dtype) * noise
+        return self._ready(DiffusionState(x, self.times[0], 0, cond, keys))
 
     def look(self, state: DiffusionState) -> DiffusionState:
         if state.kept is not None or state.k == self.num_steps:
             return state
-        return replace(state, kept=self.denoise(state.x, self.times[state.k], state.cond))
+        return replace(state, kept=self.denoise(state.x, state.t, state.cond))
 
     def step(self, state: DiffusionState) -> DiffusionState:
         if state.k == self.num_steps:
             raise ValueError(f"the state has already made all {self.num_steps} steps")
-        t, s = self.times[state.k : state.k + 2]
-        moved = self.solver.move(self.denoise, self.look(state), t, s)
-        return replace(moved, k=state.k + 1, kept=None)
+        s = self.times[state.k + 1]
+        moved = self.solver.move(self.denoise, self.look(state), s)
+        return self._ready(replace(moved, t=s, k=state.k + 1, kept=None))
+
+    def _ready(self, state: DiffusionState) -> DiffusionState:
+        """Where the next step starts from, and where the network looks."""
+        if state.k == self.num_steps:
+            return state
+        return self.solver.leave(self.denoise.process, state, self.times[state.k + 1])
 
     def preview(self, state: DiffusionState) -> Tensor:
         if state.k == self.num_steps:
@@ -74,11 +73,11 @@ class DiffusionSampler:
             raise ValueError("preview needs what `look` keeps: call look(state) first")
         return self.tokenizer.decode(state.kept.x0)
 
-    def rekey(self, state: DiffusionState, keys: HashKeys) -> DiffusionState:
+    def rekey(self, state: DiffusionState, keys: Keys) -> DiffusionState:
         if not self.stochastic:
             raise ValueError("this solver draws no random numbers: copies can never diverge")
         return replace(state, keys=keys)
 
     def cost(self, k: int) -> Cost:
-        calls = self.solver.calls(self.denoise.process, self.times[k + 1])
-        return Cost(evaluations=self.denoise.evaluations * calls)
+        visits = self.solver.visits(self.denoise.process, self.times[k], self.times[k + 1])
+        return Cost(evaluations=sum(self.denoise.evaluations(t) for t in visits))

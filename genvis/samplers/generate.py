@@ -52,5 +52,9 @@ def generate(
 
 
 def labelled(num_classes: int, indices: range) -> Cond:
-    """Balanced labels from image numbers: image i has label i mod K."""
+    """Balanced labels from image numbers: image i has label i mod K. Without classes, no condition
+    at all.
+    """
+    if num_classes == 0:
+        return Cond(drop=torch.ones(len(indices), dtype=torch.bool))
     return Cond(label=torch.tensor([i % num_classes for i in indices]))

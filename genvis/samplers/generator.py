@@ -19,10 +19,12 @@ from genvis.checkpoint import load_state, read_folder, save_folder
 from genvis.config import config
 from genvis.models import MODELS, model_folder, read_model
 from genvis.processes import PREDICTIONS, PROCESSES
+from genvis.processes.along import Along
 from genvis.processes.denoiser import Denoiser
-from genvis.processes.guidance import Guided
-from genvis.samplers import CHANGES, SOLVERS
-from genvis.samplers.diffusion import DiffusionSampler, uniform_times
+from genvis.processes.guidance import Clipped, Guided, Interval
+from genvis.samplers import CHANGES, GRIDS, SOLVERS
+from genvis.samplers.diffusion import DiffusionSampler
+from genvis.samplers.grids import Grid, Uniform
 from genvis.samplers.solvers import Euler, Solver
 from genvis.tokenizers import TOKENIZERS
 from genvis.types import BackboneConfig, Denoise, Prediction, Process, Tokenizer, TokenizerConfig
@@ -35,18 +37,43 @@ class Change(Protocol):
 
 
 @config
+class Guidance:
+    """scale 1 is no guidance. See `processes.guidance` for what each number does."""
+
+    scale: float = 1.0
+    channels: int | None = None  # guide only the first ones: 3 for the published DiT samples
+    interval: tuple[float, float] = (0.0, 1.0)  # shares of the path, from clean, where it is on
+    rescale: float = 0.0
+    # the folder of a weaker generator of the same latents, for autoguidance instead of dropping
+    weak: str | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low < high <= 1 or not 0 <= self.rescale <= 1:
+            raise ValueError(
+                "interval must be (low, high) with 0 <= low < high <= 1 and rescale in [0, 1], got "
+                f"{self.interval} and {self.rescale}"
+            )
+
+
+NOTHING_GUIDED = Guidance()
+
+
+@config
 class SamplerConfig:
     """How to sample: what a generator's folder suggests and a command line overrides."""
 
     solver: Annotated[Solver, SOLVERS] = Euler()
+    grid: Annotated[Grid, GRIDS] = Uniform()
     steps: int = 50
-    guidance: float = 1.0  # classifier-free guidance scale; 1 is none
-    # guide only the first ones (3 reproduces the published DiT samples)
-    guided_channels: int | None = None
+    guidance: Guidance = NOTHING_GUIDED
+    clip: float | None = None  # keep every x0 in [-clip, clip]: 1 for pixels
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
 
 
 @config
@@ -61,10 +88,11 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         t = torch.tensor(self.process.times[1], dtype=torch.float64)
         (alpha, sigma), (p, q) = self.process.coeffs(t), self.prediction.row(self.process, t)
-        if alpha * q == sigma * p:
+        if (determinant := alpha * q - sigma * p) == 0 or not determinant.isfinite():
             raise ValueError(
                 f"prediction {type(self.prediction).__name__} says nothing about x0 at the noise "
-                f"end of {type(self.process).__name__}, where sampling starts"
+                f"end of {type(self.process).__name__}, where sampling starts: narrow process.ends "
+                "or choose another"
             )
 
     def build(self) -> "Generator":
@@ -121,18 +149,34 @@ class Generator:
             self.tokenizer,
         )
 
-    def denoiser(self, guidance: float = 1.0, channels: int | None = None) -> Denoise:
-        denoise: Denoise = Denoiser(self.net, self.config.process, self.config.prediction)
-        return denoise if guidance == 1 else Guided(denoise, guidance, channels)
+    def denoiser(self, guidance: Guidance = NOTHING_GUIDED) -> Denoise:
+        denoise = Denoiser(self.net, self.config.process, self.config.prediction)
+        if guidance.scale == 1:
+            return denoise
+        weak = None if guidance.weak is None else self._weak(guidance.weak)
+        guided = Guided(denoise, guidance.scale, guidance.channels, guidance.rescale, weak)
+        everywhere = guidance.interval == (0, 1)
+        return guided if everywhere else Interval(guided, denoise, guidance.interval)
+
+    def _weak(self, source: str) -> Denoise:
+        weak = Generator.from_pretrained(source).to(next(self.net.parameters()).device)
+        if weak.config.backbone.shape != self.config.backbone.shape:
+            raise ValueError(
+                f"guidance.weak {source} makes latents {weak.config.backbone.shape}, this "
+                f"generator {self.config.backbone.shape}"
+            )
+        same = weak.config.process == self.config.process
+        return weak.denoiser() if same else Along(weak.denoiser(), self.config.process)
 
     def sampler(self, config: SamplerConfig | None = None) -> DiffusionSampler:
         """A sampler of these weights; without a config, as the generator's own config suggests."""
         config = config or self.config.sampler
+        denoise = self.denoiser(config.guidance)
         return DiffusionSampler(
-            denoise=self.denoiser(config.guidance, config.guided_channels),
+            denoise=denoise if config.clip is None else Clipped(denoise, config.clip),
             tokenizer=self.tokenizer,
             solver=config.solver,
-            times=uniform_times(self.config.process, config.steps),
+            times=config.grid(self.config.process, config.steps),
             noise_shape=self.config.backbone.shape,
             device=next(self.net.parameters()).device,
         )

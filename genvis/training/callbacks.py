@@ -100,12 +100,12 @@ class SampleGrid:
 
     def __call__(self, run: Run) -> None:
         model = replace(run.model, net=run.ema)
-        classes = model.config.backbone.num_classes
-        columns = min(classes, 10)
+        classes = min(model.config.backbone.num_classes, 10)
+        columns = classes or 10
         count = self.rows * columns
         images = generate(
             model.sampler(self.sampler),
-            labelled(columns, range(count)),
+            labelled(classes, range(count)),
             HashKeys.of(0, range(count)),
         )
         folder = run.folder / "samples"

@@ -15,7 +15,7 @@ import torch
 
 from genvis.checkpoint import in_use, load_tensors
 from genvis.config import build, dump, override, write_yaml
-from genvis.processes.linear import Linear
+from genvis.processes.interpolants import Linear
 from genvis.random import HashKeys
 from genvis.training.ema import EMA
 from genvis.training.fit import NonFiniteLossError, fit

@@ -4,20 +4,31 @@ from dataclasses import dataclass
 
 import torch
 from golden_case import Case
+from latents import Latents
+from recorded import Recorded
 from torch import Tensor
 
 from genvis.backbones.dit import DiT
 from genvis.integrations.official import from_official
 from genvis.nn.embeddings import sinusoids
+from genvis.processes.betas import Betas
+from genvis.processes.denoiser import Denoiser
 from genvis.processes.guidance import Guided
-from genvis.processes.linear import Linear
+from genvis.processes.predictions import Noise
+from genvis.samplers.diffusion import DiffusionSampler
+from genvis.samplers.generate import run
+from genvis.samplers.grids import Respaced
+from genvis.samplers.stochastic import DDIM, Ancestral
 from genvis.types import Cond, Estimate
 
 FORWARD = (2e-5, 1e-4)
-LINEAR = Linear()
+LOOP = (5e-2, 1e-3)
+BETAS = Betas()
 
 
 def check(case: Case) -> None:
+    if "PixArt" in case.spec.get("source", ""):
+        case.later("text-conditional backbones are not built yet")
     if case.spec.get("cls") != "DiT":
         case.unclaimed(f"class {case.spec.get('cls')}")
     official, given = case.spec["config"], case.tensors("in/")
@@ -30,9 +41,11 @@ def check(case: Case) -> None:
         if "cfg_out" in case.expected:
             guided = guide(net, given, case.spec["cfg_scale"])
             case.compare("cfg_out", guided, tolerance=FORWARD)
-    for pattern in ("p_sample_loop", "ddim_loop*"):
-        if any(name.startswith(pattern.rstrip("*")) for name in case.expected):
-            case.omit(pattern, "needs the 1,000-beta process, which is not built yet")
+        for name in sorted(case.expected):
+            if "_loop" in name:
+                sampled = loop(net, given, name, case.spec["cfg_scale"])
+                kept = case.expected[name][: len(sampled)]  # the released script drops the rest
+                case.compare(name, sampled, kept, tolerance=LOOP)
 
 
 def forward(net: DiT, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -61,8 +74,10 @@ class Halves:
 
     net: DiT
     free_t: Tensor
-    process: Linear = LINEAR
-    evaluations: int = 1
+    process: Betas = BETAS
+
+    def evaluations(self, t: Tensor) -> int:
+        return 1
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         out = self.net(x, self.free_t if cond.negative is None else t, cond)
@@ -83,3 +98,29 @@ def guide(net: DiT, given: dict[str, Tensor], scale: float) -> Tensor:
     guided = Guided(denoise, scale, channels=3)(x, t, cond).eps
     free = denoise(x, t, cond.dropped()).eps
     return torch.cat([guided, torch.cat([guided[:, :3], free[:, 3:]], dim=1)])
+
+
+def loop(net: DiT, given: dict[str, Tensor], name: str, scale: float) -> Tensor:
+    """The released sampling loop: 1,000 linear betas respaced, three channels guided, no clipping.
+
+    Upstream runs 2B rows and keeps the first B, whose conditional half these are.
+    """
+    noises = given["loop_noises"]
+    n = noises.shape[1] // 2
+    learned = net.config.learned_variance
+    denoise = Guided(Denoiser(net, BETAS, Noise(learned_variance=learned)), scale, channels=3)
+    eta = name.partition("_eta")[2]
+    sampler = DiffusionSampler(
+        denoise=denoise,
+        tokenizer=Latents(),
+        solver=DDIM(eta=float(eta))
+        if eta
+        else Ancestral(variance="learned" if learned else "large"),
+        times=Respaced()(BETAS, len(noises)),
+        noise_shape=tuple(noises.shape[2:]),
+        device=noises.device,
+    )
+    y, free_y = given["cfg_y"].split(n)
+    cond = Cond(label=y, negative=Cond(label=free_y))
+    with torch.no_grad():
+        return run(sampler, given["loop_z"][:n], cond, Recorded(noises[:, :n]))

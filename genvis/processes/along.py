@@ -1,0 +1,41 @@
+"""The same network on another path.
+
+Source: Karras et al. 2022, section 3 and appendix B: any two Gaussian paths agree, up to a scale of
+x, at points of equal signal-to-noise ratio.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genvis.processes.denoiser import like
+from genvis.types import Cond, Denoise, Estimate, Process
+
+
+@dataclass(frozen=True)
+class Along:
+    """`denoise`, trained along its own process, as an estimate along `process`.
+
+    Its estimates of x0 and eps hold on both: x at t is rescaled to where the network's own path has
+    the same alpha / sigma. Beyond the ends of that path its last time is used.
+    """
+
+    denoise: Denoise
+    process: Process
+
+    def evaluations(self, t: Tensor) -> int:
+        return self.denoise.evaluations(self._own_time(t))
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
+        own = self._own_time(t)
+        here, there = (torch.hypot(*p.coeffs(i)) for p, i in self._pairs(t, own))
+        return self.denoise(x * like(there / here, x), own, cond)
+
+    def _pairs(self, t: Tensor, own: Tensor) -> tuple[tuple[Process, Tensor], ...]:
+        return (self.process, t), (self.denoise.process, own)
+
+    def _own_time(self, t: Tensor) -> Tensor:
+        alpha, sigma = self.process.coeffs(t)
+        clean, noise = self.denoise.process.times
+        return self.denoise.process.time(2 * (alpha.log() - sigma.log())).clamp(clean, noise)
