@@ -15,5 +15,34 @@ BACKBONES = Table(
             for size in ("s", "b", "l", "xl")
             for patch in (2, 4, 8)
         },
+        "uvit": "genvis.backbones.uvit:UViTConfig",
+        **{
+            f"uvit_{size}": f"genvis.backbones.uvit:UVIT_{size.upper()}"
+            for size in ("s_2", "s_2_deep", "m_4", "l_2", "l_4", "h_2", "h_4")
+        },
+        "dimr": "genvis.backbones.dimr:DiMRConfig",
+        "dimr_xl_2r": "genvis.backbones.dimr:DIMR_XL_2R",
+        "dimr_g_2r": "genvis.backbones.dimr:DIMR_G_2R",
+        "unet": "genvis.backbones.unet:UNetConfig",
+        "unet_adm_256": "genvis.backbones.unet:UNET_ADM_256",
+        "lego": "genvis.backbones.lego:LEGOConfig",
+        **{
+            f"lego_{name}": f"genvis.backbones.lego:LEGO_{name.upper()}"
+            for name in (
+                *("s_pg_64", "s_pr_64", "s_u_64"),
+                *("l_pg_32", "l_pr_32", "l_u_32", "l_pg_64", "l_pr_64", "l_u_64"),
+                *("xl_pg_32", "xl_pr_32", "xl_u_32", "xl_pg_64", "xl_pr_64", "xl_u_64"),
+            )
+        },
+        "dim": "genvis.backbones.dim:DiMConfig",
+        **{
+            f"dim_{name}": f"genvis.backbones.dim:DIM_{name.upper()}"
+            for name in ("digits", "s_2", "b_2", "l_2", "xl_2")
+        },
+        "zigma": "genvis.backbones.zigma:ZigMaConfig",
+        **{
+            f"zigma_{name}": f"genvis.backbones.zigma:ZIGMA_{name.upper()}"
+            for name in ("s_1", "s_2", "b_1", "b_2", "m_2", "l_1", "l_2", "h_1", "h_2")
+        },
     },
 )

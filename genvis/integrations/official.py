@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from genvis.checkpoint import load_tensors
 from genvis.config import Table
 
-OFFICIAL = Table("published layout", {"dit": "genvis.backbones.dit:from_official"})
+OFFICIAL = Table(
+    "published layout",
+    {
+        "dit": "genvis.backbones.dit:from_official",
+        "sit": "genvis.backbones.dit:from_official",  # the same layout; see `SiTVelocity`
+        "uvit": "genvis.backbones.uvit:from_official",
+        "dimr": "genvis.backbones.dimr:from_official",
+        "lego": "genvis.backbones.lego:from_official",
+        "zigma": "genvis.backbones.zigma:from_official",
+    },
+)
 
 log = logging.getLogger(__name__)
 

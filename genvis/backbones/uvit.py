@@ -1,0 +1,265 @@
+"""U-ViT: a transformer on [label, time, text, patch] tokens with long skips, which can be scaled.
+
+Source: Bao et al. 2023, "All are Worth Words: A ViT Backbone for Diffusion Models", section 3 and
+the released code, whose attribute names and initial values these are; scaled skips: Huang et al.
+2023, "ScaleLong", and its released code.
+Letters: B batch, C channels, H W map size, p patch, N tokens, D width, K classes, L text tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from genvis.checkpoint import load_state
+from genvis.config import ConfigError, build, config, dump
+from genvis.nn import SKIP_SCALES
+from genvis.nn.embeddings import LabelEmbedder, sinusoids
+from genvis.nn.norms import Norms
+from genvis.nn.skips import Constant, InverseSqrt2, PerToken, SkipScale, Unscaled
+from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention
+from genvis.types import Cond
+
+
+@config
+class UViTConfig:
+    size: int | tuple[int, int] = 32  # of the latent map: side, or (height, width)
+    channels: int = 4
+    patch: int = 2
+    width: int = 1152
+    depth: int = 28  # blocks on both sides of the middle one; an odd one counts as one less
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    time_mlp: bool = False  # two layers on the time's sinusoids, which are its token otherwise
+    conv: bool = True  # a 3 x 3 convolution on the output map
+    num_classes: int = 1000  # 0: no label token
+    null_class: bool = True  # a label-table row for "no label"
+    text_width: int = 0  # of cond.text; 0: no text tokens
+    text_tokens: int = 77
+    norms: Norms = Norms()
+    skips: Annotated[SkipScale, SKIP_SCALES] = Unscaled()
+
+    def __post_init__(self) -> None:
+        h, w = self.shape[1:]
+        least_one = (h, w, self.channels, self.patch, self.width, self.heads, self.text_tokens)
+        if min(least_one) < 1:
+            raise ValueError(
+                "size, channels, patch, width, heads and text_tokens must be at least 1"
+            )
+        if min(self.num_classes, self.text_width) < 0:
+            raise ValueError("num_classes and text_width must be at least 0")
+        if self.depth < 2:
+            raise ValueError(f"depth must be at least 2, a block on each side, got {self.depth}")
+        if h % self.patch or w % self.patch:
+            raise ValueError(f"size must be divisible by patch, got {h} x {w} and {self.patch}")
+        if self.width % self.heads:
+            raise ValueError(f"width must be divisible by heads, got {self.width} and {self.heads}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        h, w = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return self.channels, h, w
+
+    @property
+    def patches(self) -> int:
+        return (self.shape[1] // self.patch) * (self.shape[2] // self.patch)
+
+    @property
+    def extras(self) -> int:
+        """Tokens in front of the patches."""
+        return (self.num_classes > 0) + 1 + (self.text_tokens if self.text_width else 0)
+
+    def build(self) -> "UViT":
+        return UViT(self)
+
+
+UVIT_S_2 = UViTConfig(channels=3, width=512, depth=12, heads=8, num_classes=0)  # CIFAR-10
+UVIT_S_2_DEEP = replace(UVIT_S_2, channels=4, depth=16, text_width=768)  # MS-COCO
+UVIT_M_4 = UViTConfig(  # ImageNet 64: pixels, no null label
+    size=64, channels=3, patch=4, width=768, depth=16, heads=12, null_class=False
+)
+UVIT_L_2 = UViTConfig(width=1024, depth=20, heads=16)  # ImageNet 256
+UVIT_L_4 = replace(UVIT_L_2, size=64, patch=4)  # ImageNet 512
+UVIT_H_2 = UViTConfig(width=1152, depth=28, heads=16, conv=False)
+UVIT_H_4 = replace(UVIT_H_2, size=64, patch=4)
+
+
+class UViT(nn.Module):
+    def __init__(self, config: UViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, d, half = config.channels, config.width, config.depth // 2
+        n = config.extras + config.patches
+        self.patch_embed = PatchEmbed(c, d, config.patch)
+        self.label_emb: nn.Module = NoToken()
+        self.time_embed: nn.Module = nn.Identity()
+        self.context_embed: nn.Module = NoToken()
+        if config.num_classes:
+            self.label_emb = LabelToken(config.num_classes, d, config.null_class)
+        if config.time_mlp:
+            self.time_embed = nn.Sequential(nn.Linear(d, 4 * d), nn.SiLU(), nn.Linear(4 * d, d))
+        if config.text_width:
+            self.context_embed = TextTokens(config.text_tokens, config.text_width, d)
+        self.pos_embed = nn.Parameter(torch.zeros(1, n, d))
+        self.in_blocks = nn.ModuleList([Block(config, layer) for layer in range(half)])
+        self.mid_block = Block(config, half)
+        self.out_blocks = nn.ModuleList([OutBlock(config, half + 1 + k) for k in range(half)])
+        self.norm = config.norms.norm(d, eps=1e-5)
+        self.decoder_pred = nn.Linear(d, config.patch**2 * c)
+        self.final_layer = nn.Conv2d(c, c, 3, padding=1) if config.conv else nn.Identity()
+        self.reset_parameters()
+        self.se = config.skips.build((d,) * half, tokens=n)  # its gates keep torch's initial values
+
+    def reset_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """Network output for x (B, C, H, W) at network time t (B,); shaped like x.
+
+        Rows that cond.drop names take the null label; their text is that of cond.negative, where
+        given, else zeros. The released text models were trained with the empty prompt in its place:
+        give its embedding as the negative. All text tokens count, also those that are padding.
+        """
+        if tuple(x.shape[1:]) != self.config.shape:
+            raise ValueError(
+                f"x must be (B, {', '.join(map(str, self.config.shape))}), got {tuple(x.shape)}"
+            )
+        h, p = x.shape[2] // self.config.patch, self.config.patch
+        x = self.patch_embed(x)
+        time = self.time_embed(sinusoids(t, self.config.width).to(x.dtype))[:, None]
+        x = torch.cat([self.label_emb(x, cond), time, self.context_embed(x, cond), x], dim=1)
+        x = x + self.pos_embed  # (B, N, D)
+        skips = []
+        for block in self.in_blocks:
+            x = block(x)
+            skips.append(x)
+        x = self.mid_block(x)
+        for block in self.out_blocks:
+            i = len(skips)  # from 1, the outermost
+            x = block(x, self.se(i, skips.pop()))
+        x = self.decoder_pred(self.norm(x))[:, self.config.extras :]
+        return self.final_layer(rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=h, p=p, q=p))
+
+
+class Block(nn.Module):
+    def __init__(self, config: UViTConfig, layer: int) -> None:
+        super().__init__()
+        d, norms, depth = config.width, config.norms, config.depth // 2 * 2 + 1
+        self.norm1, self.add1 = norms.residual(d, layer, depth, eps=1e-5, affine=True)
+        self.attn = SelfAttention(d, config.heads, bias=config.qkv_bias, qk_norm=norms.qk)
+        self.norm2, self.add2 = norms.residual(d, layer, depth, eps=1e-5, affine=True)
+        self.mlp = MLP(d, int(d * config.mlp_ratio), gelu="none")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.add1(x, self.attn(self.norm1(x)))
+        return self.add2(x, self.mlp(self.norm2(x)))
+
+
+class OutBlock(Block):
+    """A block behind the junction of the main path and a skip."""
+
+    def __init__(self, config: UViTConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.skip_linear = nn.Linear(2 * config.width, config.width)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(self.skip_linear(torch.cat([x, skip], dim=-1)))
+
+
+class NoToken(nn.Module):
+    def forward(self, patches: Tensor, cond: Cond) -> Tensor:
+        return patches[:, :0]
+
+
+class LabelToken(LabelEmbedder):
+    def forward(self, patches: Tensor, cond: Cond) -> Tensor:  # type: ignore[override]
+        return super().forward(cond)[:, None]
+
+
+class TextTokens(nn.Linear):
+    """cond.text (B, L, width of the text) to (B, L, D)."""
+
+    def __init__(self, tokens: int, text_width: int, width: int) -> None:
+        super().__init__(text_width, width)
+        self.tokens = tokens
+
+    def forward(self, patches: Tensor, cond: Cond) -> Tensor:  # type: ignore[override]
+        shape = (len(patches), self.tokens, self.in_features)
+        text = cond.text
+        if text is None:
+            if cond.drop is None or not bool(cond.drop.all()):
+                raise ValueError("cond.text is missing: this network is text-conditional")
+            text = patches.new_zeros(shape)
+        if text.shape != shape:
+            raise ValueError(f"cond.text must be {shape}, got {tuple(text.shape)}")
+        if cond.drop is not None:
+            null = cond.negative.text if cond.negative is not None else None
+            null = torch.zeros_like(text) if null is None else null
+            text = torch.where(cond.drop[:, None, None], null, text)
+        return super().forward(text.to(self.weight.dtype))
+
+
+OFFICIAL_DEFAULTS = UViTConfig(
+    size=224, patch=16, channels=3, width=768, depth=12, heads=12, num_classes=0
+)
+OFFICIAL_ARGUMENTS = {
+    "img_size": "size",
+    "patch_size": "patch",
+    "in_chans": "channels",
+    "embed_dim": "width",
+    "depth": "depth",
+    "num_heads": "heads",
+    "mlp_ratio": "mlp_ratio",
+    "qkv_bias": "qkv_bias",
+    "mlp_time_embed": "time_mlp",
+    "num_classes": "num_classes",
+    "conv": "conv",
+    "clip_dim": "text_width",
+    "num_clip_token": "text_tokens",
+}
+SCALELONG_ARGUMENTS = ("scalelong", "kappa")
+OTHER_ARGUMENTS = ("p_uncond", "use_checkpoint")  # the second only saves memory
+
+
+def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> UViT:
+    """A U-ViT from the constructor arguments and state dict of a released class: U-ViT's, its text
+    model's, or ScaleLong's.
+
+    The last of the released num_classes is the null label, unless `p_uncond` of the training
+    config is given too and is 0: then all are real, as for ImageNet 64.
+    """
+    known = (*OFFICIAL_ARGUMENTS, *SCALELONG_ARGUMENTS, *OTHER_ARGUMENTS)
+    unknown = [name for name in official if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"the released U-ViT's argument {unknown[0]!r} is not one of {', '.join(known)}"
+        )
+    given = {ours: official[name] for name, ours in OFFICIAL_ARGUMENTS.items() if name in official}
+    classes = max(given.get("num_classes", 0), 0)  # the released class says -1 for none
+    null = classes > 0 and official.get("p_uncond", 1) > 0
+    fields = {**dump(OFFICIAL_DEFAULTS), **given}
+    net = replace(
+        build(UViTConfig, {**fields, "num_classes": classes - null, "null_class": null}),
+        skips=scalelong(official.get("scalelong", 0), official.get("kappa", 0.5)),
+    ).build()
+    names = {"label_emb.weight": "label_emb.embedding_table.weight"}
+    load_state(net, {names.get(key, key): value for key, value in state.items()}, "official U-ViT")
+    return net
+
+
+def scalelong(mode: int, kappa: float) -> SkipScale:
+    """The scaling behind the released argument `scalelong` (0 to 4) with its `kappa`."""
+    shared, own = PerToken(shared=True), PerToken()
+    modes = (Unscaled(), InverseSqrt2(), Constant(kappa=kappa), shared, own)
+    if mode not in range(len(modes)):
+        raise ConfigError(f"scalelong must be 0 to {len(modes) - 1}, got {mode!r}")
+    return modes[mode]
