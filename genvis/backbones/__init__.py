@@ -44,5 +44,6 @@ BACKBONES = Table(
             f"zigma_{name}": f"genvis.backbones.zigma:ZIGMA_{name.upper()}"
             for name in ("s_1", "s_2", "b_1", "b_2", "m_2", "l_1", "l_2", "h_1", "h_2")
         },
+        "diffusers": "genvis.integrations.diffusers_backbone:DiffusersConfig",
     },
 )

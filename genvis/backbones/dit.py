@@ -121,8 +121,9 @@ class DiT(nn.Module):
         h, p = x.shape[2] // self.config.patch, self.config.patch
         x = self.x_embedder(x) + self.pos_embed  # (B, N, D)
         c = self.t_embedder(t) + self.y_embedder(cond)  # (B, D)
+        tau = self.config.norms.tau(t)  # (B,) or None
         for block in self.blocks:
-            x = block(x, c)
+            x = block(x, c, tau)
         return rearrange(
             self.final_layer(x, c), "b (h w) (p q c) -> b c (h p) (w q)", h=h, p=p, q=p
         )
@@ -140,10 +141,10 @@ class Block(nn.Module):
         self.mlp = MLP(d, int(d * config.mlp_ratio), config.dropout)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, tau: Tensor | None = None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = self.add1(x, self.attn(self.norm1(x, shift1, scale1)), gate1)
-        return self.add2(x, self.mlp(self.norm2(x, shift2, scale2)), gate2)
+        x = self.add1(x, self.attn(self.norm1(x, shift1, scale1, tau)), gate1)
+        return self.add2(x, self.mlp(self.norm2(x, shift2, scale2, tau)), gate2)
 
 
 class FinalLayer(nn.Module):

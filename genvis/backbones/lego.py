@@ -22,7 +22,7 @@ from genvis.config import ConfigError, build, config
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.norms import Norms
 from genvis.nn.transformer import PatchEmbed
-from genvis.types import Cond, take
+from genvis.types import Cond, repeat, take
 
 
 @config
@@ -173,10 +173,11 @@ class LEGO(nn.Module):
         c = self.t_embedder(t)  # (B, D)
         if self.y_embedder is not None:
             c = c + self.y_embedder(cond)
+        tau = self.config.norms.tau(t)  # (B,) or None
         seen = torch.cat([x, coordinates(x)], dim=1)
         estimates: list[Tensor] = []
         for brick in self.model[:bricks]:
-            estimates.append(brick(torch.cat([*estimates[-1:], seen], dim=1), c))
+            estimates.append(brick(torch.cat([*estimates[-1:], seen], dim=1), c, tau))
         return estimates
 
 
@@ -195,13 +196,15 @@ class Brick(nn.Module):
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.depth)])
         self.final_layer = FinalLayer(d, p * p * out)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, C', H, W) with everything that the brick sees, c (B, D) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, c: Tensor, tau: Tensor | None) -> Tensor:
+        """x (B, C', H, W) with everything that the brick sees, c (B, D), tau (B,) for norms that
+        move with time -> (B, C, H, W).
+        """
         r, p, h, w = self.side, self.patch, x.shape[2] // self.side, x.shape[3] // self.side
         x = rearrange(x, "b c (h r) (w s) -> (b h w) c r s", r=r, s=r)
-        x, c = self.x_embedder(x) + self.pos_embed, c.repeat_interleave(h * w, dim=0)
+        x, (c, tau) = self.x_embedder(x) + self.pos_embed, repeat((c, tau), h * w)
         for block in self.blocks:
-            x = block(x, c)
+            x = block(x, c, tau)
         return rearrange(
             self.final_layer(x, c),
             "(b h w) (i j) (p q c) -> b c (h i p) (w j q)",

@@ -138,14 +138,15 @@ class UViT(nn.Module):
         time = self.time_embed(sinusoids(t, self.config.width).to(x.dtype))[:, None]
         x = torch.cat([self.label_emb(x, cond), time, self.context_embed(x, cond), x], dim=1)
         x = x + self.pos_embed  # (B, N, D)
+        tau = self.config.norms.tau(t)  # (B,) or None
         skips = []
         for block in self.in_blocks:
-            x = block(x)
+            x = block(x, tau)
             skips.append(x)
-        x = self.mid_block(x)
+        x = self.mid_block(x, tau)
         for block in self.out_blocks:
             i = len(skips)  # from 1, the outermost
-            x = block(x, self.se(i, skips.pop()))
+            x = block(x, self.se(i, skips.pop()), tau)
         x = self.decoder_pred(self.norm(x))[:, self.config.extras :]
         return self.final_layer(rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=h, p=p, q=p))
 
@@ -159,9 +160,9 @@ class Block(nn.Module):
         self.norm2, self.add2 = norms.residual(d, layer, depth, eps=1e-5, affine=True)
         self.mlp = MLP(d, int(d * config.mlp_ratio), gelu="none")
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.add1(x, self.attn(self.norm1(x)))
-        return self.add2(x, self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, tau: Tensor | None) -> Tensor:
+        x = self.add1(x, self.attn(self.norm1(x, tau=tau)))
+        return self.add2(x, self.mlp(self.norm2(x, tau=tau)))
 
 
 class OutBlock(Block):
@@ -171,8 +172,8 @@ class OutBlock(Block):
         super().__init__(config, layer)
         self.skip_linear = nn.Linear(2 * config.width, config.width)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(self.skip_linear(torch.cat([x, skip], dim=-1)))
+    def forward(self, x: Tensor, skip: Tensor, tau: Tensor | None) -> Tensor:  # type: ignore[override]
+        return super().forward(self.skip_linear(torch.cat([x, skip], dim=-1)), tau)
 
 
 class NoToken(nn.Module):

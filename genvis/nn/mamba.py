@@ -72,7 +72,7 @@ class Mamba(nn.Module):
         x, tail = _convolve(conv1d, x, state)
         s = log_decay.shape[1]
         dt, b, c = x_proj(x).split([dt_proj.in_features, s, s], dim=-1)
-        dt, a = F.softplus(dt_proj(dt).float()), -log_decay.float().exp()
+        dt, a = F.softplus(_wide(dt_proj(dt))), -_wide(log_decay).exp()
         h = state.h if state else None
         y, h = selective_scan(x, dt, a, b[:, :, None], c[:, :, None], h, self.backend)
         return y + skip.to(x.dtype) * x, ScanState(tail, h)
@@ -153,7 +153,7 @@ class Mamba2(nn.Module):
         x, b, c = xbc.split([self.inner, *2 * [self.groups * self.state]], dim=-1)
         x = rearrange(x, "b l (h p) -> b l h p", p=self.head)
         b, c = (rearrange(v, "b l (g s) -> b l g s", g=self.groups) for v in (b, c))
-        dt, a = F.softplus(dt.float() + self.dt_bias.float()), -self.A_log.float().exp()
+        dt, a = F.softplus(_wide(dt) + _wide(self.dt_bias)), -_wide(self.A_log).exp()
         y, h = ssd_scan(x, dt, a, b, c, state.h if state else None, self.backend)
         y = rearrange(y + self.D.to(x.dtype)[:, None] * x, "b l h p -> b l (h p)")
         return self.out_proj(self.norm(y, z)), ScanState(tail, h)
@@ -211,6 +211,11 @@ def _init_steps(bias: Tensor) -> None:
     with torch.no_grad():
         steps = nn.init.uniform_(bias, math.log(1e-3), math.log(1e-1)).exp()
         bias.copy_(steps + (-(-steps).expm1()).log())
+
+
+def _wide(v: Tensor) -> Tensor:
+    """Steps and decays are float32 at least: a state is a product of many of them."""
+    return v.to(torch.promote_types(v.dtype, torch.float32))
 
 
 def _convolve(conv: nn.Conv1d, x: Tensor, state: ScanState | None) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 Sources: pre-LN as in Dosovitskiy et al. 2021; LayerNorm Scaling: Sun et al. 2025, "The Curse of
 Depth in Large Language Models", eq. 4; Peri-LN: Kim et al. 2025, "Peri-LN", eq. 2, without its
 norm of the embeddings; Mix-LN: Li et al. 2024, "Mix-LN", with its share of 0.25; RMS: Zhang and
-Sennrich 2019; QK-norm: Henry et al. 2020, per head as in Stable Diffusion 3.
+Sennrich 2019; QK-norm: Henry et al. 2020, per head as in Stable Diffusion 3; norms that move with
+time: Liu et al. 2024, DiMR.
 Letters: B batch, N tokens, D width, F a branch (attention, MLP or SSM), N() a norm.
 """
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genvis.config import config
+from genvis.nn.time_norms import TimeParameter
 
 POST_SHARE = 0.25
 
@@ -31,6 +33,20 @@ class Norms:
     kind: Literal["layer", "rms"] = "layer"
     place: Literal["pre", "scaled", "peri", "mix"] = "pre"
     qk: bool = False  # RMS norms on the queries and keys of every head
+    # the network times of the clean and the noise end, between which gains and biases in front of
+    # the branches move (TD-LN), beside all else that sees time; null: they stand still
+    time: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.time is not None and self.time[0] == self.time[1]:
+            raise ValueError(f"time must be two different network times, got {self.time}")
+
+    def tau(self, t: Tensor) -> Tensor | None:
+        """Network time t (B,) from -1 at the clean end to 1 at the noise end, for the norms."""
+        if self.time is None:
+            return None
+        clean, noise = self.time
+        return 2 * (t - clean) / (noise - clean) - 1
 
     def residual(
         self, width: int, layer: int, depth: int, eps: float = 1e-6, affine: bool = False
@@ -44,7 +60,8 @@ class Norms:
             return BranchNorm(width, None, eps, affine=False), PostAdd(self.norm(width, eps))
         factor = (layer + 1) ** -0.5 if self.place == "scaled" else 1.0
         add = PeriAdd(self.norm(width, eps)) if self.place == "peri" else Add()
-        return BranchNorm(width, self.kind, eps, affine, factor), add
+        kind = BranchNorm if self.time is None else TimeBranchNorm
+        return kind(width, self.kind, eps, affine, factor), add
 
     def norm(self, width: int, eps: float) -> nn.Module:
         return nn.LayerNorm(width, eps) if self.kind == "layer" else nn.RMSNorm(width, eps)
@@ -62,18 +79,41 @@ class BranchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if affine and kind == "layer" else None
 
     def forward(
-        self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        scale: Tensor | None = None,
+        tau: Tensor | None = None,
     ) -> Tensor:
-        """x (B, N, D); shift and scale (B, D)."""
-        if self.kind == "layer":
-            x = F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
-        elif self.kind == "rms":
-            x = F.rms_norm(x, (self.width,), self.weight, self.eps)
+        """x (B, N, D); shift and scale (B, D); tau (B,), which only `Norms.time` needs."""
+        x = self.normalise(x, tau)
         if scale is not None:
             x = x * (1 + scale[:, None])
         if shift is not None:
             x = x + shift[:, None]
         return x if self.factor == 1 else x * self.factor
+
+    def normalise(self, x: Tensor, tau: Tensor | None) -> Tensor:
+        if self.kind == "layer":
+            return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
+        if self.kind == "rms":
+            return F.rms_norm(x, (self.width,), self.weight, self.eps)
+        return x
+
+
+class TimeBranchNorm(BranchNorm):
+    """With a gain and a bias that move with time, instead of fixed ones."""
+
+    def __init__(
+        self, width: int, kind: str | None, eps: float, affine: bool, factor: float = 1.0
+    ) -> None:
+        super().__init__(width, kind, eps, affine=False, factor=factor)
+        self.gain, self.offset = TimeParameter(width, 1.0), TimeParameter(width, 0.0)
+
+    def normalise(self, x: Tensor, tau: Tensor | None) -> Tensor:
+        if tau is None:
+            raise ValueError("norms.time is set, but this network gives its norms no time")
+        return super().normalise(x, tau) * self.gain(tau, x) + self.offset(tau, x)
 
 
 class Add(nn.Module):

@@ -95,7 +95,8 @@ class Factors(nn.Module):
         self.factors = tuple(factors)
 
     def forward(self, i: int, skip: Tensor) -> Tensor:
-        return self.factors[i - 1] * skip
+        factor = self.factors[i - 1]
+        return skip if factor == 1 else factor * skip
 
 
 class Gate(nn.Module):

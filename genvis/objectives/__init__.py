@@ -8,6 +8,7 @@ OBJECTIVES = Table(
         "denoising": "genvis.objectives.denoising:Denoising",
         "staged": "genvis.objectives.stages:StagedDenoising",
         "classification": "genvis.objectives.classification:Classification",
+        "reconstruction": "genvis.objectives.reconstruction:Reconstruct",
     },
 )
 
@@ -28,5 +29,22 @@ WEIGHTS = Table(
         "in_terms_of": "genvis.objectives.weights:InTermsOf",
         "min_snr": "genvis.objectives.weights:MinSNR",
         "likelihood": "genvis.objectives.weights:Likelihood",
+    },
+)
+
+PERCEPTUAL = Table(
+    "perceptual distance",
+    {
+        "lpips": "genvis.objectives.perceptual:LPIPSDistance",
+        "classifier": "genvis.objectives.perceptual:ClassifierDistance",
+        "gradients": "genvis.objectives.perceptual:Gradients",
+    },
+)
+
+GAMES = Table(
+    "adversarial game",
+    {
+        "hinge": "genvis.objectives.adversary:Hinge",
+        "vanilla": "genvis.objectives.adversary:Vanilla",
     },
 )

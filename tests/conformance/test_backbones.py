@@ -81,6 +81,20 @@ SMALL = {  # what makes a backbone of each class small; a map that is not square
         "state": 4,
         "num_classes": 5,
     },
+    "DiffusersConfig": {
+        "arguments": {
+            "sample_size": [4, 8],
+            "in_channels": 3,
+            "out_channels": 3,
+            "block_out_channels": [8],
+            "down_block_types": ["AttnDownBlock2D"],
+            "up_block_types": ["AttnUpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 8,
+            "num_class_embeds": 6,
+        },
+    },
 }
 VARIANTS: dict[str, dict[str, Any]] = {  # other conditions and parts, tested by the same battery
     "uvit_unconditional": {"name": "uvit", "num_classes": 0},
@@ -106,6 +120,22 @@ VARIANTS: dict[str, dict[str, Any]] = {  # other conditions and parts, tested by
         "both_ways": True,
         "norm": "layer",
         "positions": "none",
+    },
+    "diffusers_text": {
+        "name": "diffusers",
+        "model": "UNet2DConditionModel",
+        "arguments": {
+            "sample_size": [4, 8],
+            "in_channels": 3,
+            "out_channels": 3,
+            "block_out_channels": [8],
+            "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 2,
+            "cross_attention_dim": 6,
+        },
     },
 }
 PUBLISHED = {
