@@ -39,7 +39,7 @@ class Saved:
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Write a file that is whole or absent; text is UTF-8. Missing parent folders are made."""
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
@@ -86,7 +86,7 @@ def save_tensors(
         shared = start in seen  # which the format refuses
         plain[name] = tensor.clone() if shared else tensor
         seen.add(start)
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the user's umask wants it; the library writes 0600
         save_file(plain, temporary, dict(metadata) if metadata else None)
@@ -267,7 +267,8 @@ def in_use(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes `path` when the block succeeds."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path, "new")

@@ -16,11 +16,12 @@ from genvis.config import ConfigError, dump, load
 from genvis.evaluation.evaluate import REFERENCES, Evaluation, Judge, by_subject
 from genvis.evaluation.records import Record, append, read, stamped
 from genvis.evaluation.spread import bootstrap
+from genvis.models import fingerprint
 from genvis.quant.plan import Plan
 from genvis.quant.report import summary
 from genvis.samplers.folder import Sampling, read_samples, sample_folder
 from genvis.samplers.generate import labelled
-from genvis.samplers.generator import Generator, GeneratorConfig, fingerprint
+from genvis.samplers.generator import Generator, GeneratorConfig
 from genvis.search.study import Study, search_folder
 from genvis.training.fit import fit
 from genvis.training.recipe import Recipe

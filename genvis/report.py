@@ -15,6 +15,7 @@ from genvis import __version__
 from genvis.checkpoint import atomic_write, read_json
 from genvis.evaluation.evaluate import by_subject, caption, tabulate
 from genvis.evaluation.records import Record, read
+from genvis.evaluation.tables import cells
 from genvis.plots import Curve, svg
 from genvis.training.callbacks import BINS
 from genvis.training.journal import read_journal
@@ -44,6 +45,7 @@ def write_report(folder: str | Path) -> Path:
         raise ValueError(f"{folder}: records.jsonl is empty, so there is nothing to report")
     parts = [
         _summary(records),
+        _measures(records),
         _samples(folder),
         _training(folder / "train"),
         _search(folder / "search", records),
@@ -66,6 +68,14 @@ def _summary(records: list[Record]) -> str:
         f"<p>{html.escape(caption(records))} The SVM reads labels from pixels; a ratio well below "
         f"1 in the last column means copying.</p>{_table(tabulate(records, keys=keys))}"
     )
+
+
+def _measures(records: list[Record]) -> str:
+    """What a suite measured beyond distances, each with its standard error."""
+    measured = [record for record in records if record.extractor and record.error is not None]
+    if not measured:
+        return ""
+    return f"<h2>Measures</h2>{_table(cells(measured))}"
 
 
 def _samples(folder: Path) -> str:
@@ -139,7 +149,7 @@ def _search(folder: Path, records: list[Record]) -> str:
         plots.append(svg(scores, "Score of the image kept", x, y, log_x=True))
     distances = curves({"fd_train": "to training images", "fd_held-out": "to held-out images"})
     if distances:
-        one = next(r for row in rows for r in row.values() if r.extractor)
+        one = next(r for row in rows for r in row.values() if r.kind == "FD")
         levels = {"floor": one.floor or 0}
         plots.append(svg(distances, "Distance", x, one.metric, levels=levels, log_x=True))
     keys = ("score_verifier", "score_judge", "fd_train", "fd_held-out", "svm_accuracy")

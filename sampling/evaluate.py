@@ -1,9 +1,12 @@
-"""Measure samples against real images and against references that are easy to beat, or that cheat.
+"""Measure images, wherever they come from, by a protocol in a YAML file.
 
 Examples:
   python sampling/evaluate.py runs/digits_samples configs/digits/evaluation.yaml
-  python sampling/evaluate.py runs/int4_samples configs/digits/evaluation.yaml \\
-         --against runs/digits_samples --records runs/records.jsonl
+  python sampling/evaluate.py runs/digits_dit configs/digits/suite.yaml making.count=5000
+  python sampling/evaluate.py runs/int4 configs/digits/suite.yaml --against runs/digits_dit
+  accelerate launch --num_processes 2 sampling/evaluate.py my_images configs/imagenet/adm.yaml
+The images are a run or model folder, a folder or zip of images, an .npz, a diffusers pipeline's
+folder, or a .yaml that names one of these. An interrupted evaluation goes on where it stopped.
 """
 
 from genvis import console
@@ -11,29 +14,25 @@ from genvis import console
 
 def main() -> None:
     parser = console.parser(__doc__)
-    parser.add_argument("samples", help="a sample folder, or an .npz with arr_0 and arr_1")
+    parser.add_argument("images", help="what is measured")
     parser.add_argument("evaluation", help="a YAML file, such as configs/digits/evaluation.yaml")
     console.takes_overrides(parser, "such as draws=50")
-    parser.add_argument("--against", help="samples of the same keys from another model, for PSNR")
-    parser.add_argument("--records", help="a JSON-lines file to append the record to")
+    parser.add_argument("--against", help="images of the same keys from another model")
+    parser.add_argument("--records", help="a JSON-lines file to append the records to")
+    parser.add_argument("--out", help="the folder for features and kept images (default: in runs/)")
     args = parser.parse_intermixed_args()
 
-    from genvis.config import load
-    from genvis.evaluation.evaluate import REFERENCES, Evaluation, Judge, table
+    from genvis.config import override, read_yaml
+    from genvis.devices import processes
+    from genvis.evaluation import EVALUATIONS
     from genvis.evaluation.records import append
-    from genvis.samplers.folder import read_pairs, read_samples
 
-    judge = Judge(load(Evaluation, args.evaluation, args.overrides))
-    if args.against:
-        images, labels, against = read_pairs(args.samples, args.against)
-    else:
-        (images, labels), against = read_samples(args.samples), None
-    # a reference's row must not hide the samples' own
-    subject = f"./{args.samples}" if args.samples in REFERENCES else args.samples
-    records = judge.measure(subject, images, labels, against)
-    if args.records:
-        append(args.records, *records)
-    print(table([*records, *judge.references()]))
+    chosen = override({"name": "judge", **read_yaml(args.evaluation)}, args.overrides)
+    records, text = EVALUATIONS.build(chosen).report(args.images, args.against, args.out)
+    if processes().is_main_process:
+        if args.records:
+            append(args.records, *records)
+        print(text)
 
 
 if __name__ == "__main__":

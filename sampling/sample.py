@@ -20,8 +20,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from genvis.config import build, dump, override
+    from genvis.models import fingerprint
     from genvis.samplers.folder import Sampling, sample_folder
-    from genvis.samplers.generator import Generator, fingerprint
+    from genvis.samplers.generator import Generator
 
     generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
     sampling = build(

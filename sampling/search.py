@@ -19,7 +19,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
 
     from genvis.config import load
-    from genvis.samplers.generator import Generator, fingerprint
+    from genvis.models import fingerprint
+    from genvis.samplers.generator import Generator
     from genvis.search.study import Study, search_folder
 
     study = load(Study, args.study, args.overrides)

@@ -5,6 +5,7 @@ which these numbers mean something.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -12,15 +13,25 @@ from torch import Tensor
 
 from genvis.config import config, dump
 from genvis.data import DATASETS
-from genvis.evaluation.extraction import Features, extract, fingerprint, images_as_stored
+from genvis.evaluation.extraction import (
+    ExtractorConfig,
+    Features,
+    HeadedExtractor,
+    extract,
+    fingerprint,
+    images_as_stored,
+)
 from genvis.evaluation.fidelity import nearest_distances, psnr
 from genvis.evaluation.records import Record, frechet_record, stamped
 from genvis.evaluation.references import copies, pixel_gaussian
 from genvis.evaluation.spread import Spread, frechet_over_draws
 from genvis.evaluation.svm import PixelSVM
-from genvis.features.classifier import Classifier
+from genvis.evaluation.tables import aligned
+from genvis.features import EXTRACTORS
+from genvis.features.classifier import DIGITS_CNN_V1
 from genvis.images import to_uint8
 from genvis.random import HashKeys
+from genvis.samplers.folder import read_pairs, read_samples
 from genvis.types import DatasetConfig
 
 REFERENCE_SAMPLES = 1000  # how many images the reference generators make
@@ -30,13 +41,29 @@ REFERENCES = ("held-out", "pixel Gaussian", "training copies")  # subjects of `J
 @config
 class Evaluation:
     data: Annotated[DatasetConfig, DATASETS]
-    extractor: str = "digits-cnn-v1"  # a shipped classifier or a folder: its features make the FD
+    extractor: Annotated[ExtractorConfig, EXTRACTORS] = DIGITS_CNN_V1  # its features make the FD
     draws: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.draws < 2:
             raise ValueError(f"draws must be at least 2: one draw is noise; got {self.draws}")
+
+    def report(
+        self, source: str, against: str | None = None, folder: str | Path | None = None
+    ) -> tuple[list[Record], str]:
+        """Every record of a sample folder or .npz, and all of them in a table with the references;
+        `against`: samples of the same keys from another model. Nothing is written to `folder`.
+        """
+        judge = Judge(self)
+        if against is not None:
+            images, labels, others = read_pairs(source, against)
+        else:
+            (images, labels), others = read_samples(source), None
+        # a reference's row must not hide the samples' own
+        subject = f"./{source}" if source in REFERENCES else source
+        records = judge.measure(subject, images, labels, others)
+        return records, table([*records, *judge.references()])
 
 
 @dataclass(frozen=True)
@@ -59,8 +86,8 @@ class Judge:
     evaluation: Evaluation
 
     @cached_property
-    def extractor(self) -> Classifier:
-        return Classifier.from_pretrained(self.evaluation.extractor)
+    def extractor(self) -> HeadedExtractor:
+        return self.evaluation.extractor.build()
 
     @cached_property
     def train(self) -> LabelledSet:
@@ -159,12 +186,12 @@ def by_subject(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
 
     ValueError if distances of different extractors are mixed.
     """
-    names = {record.metric for record in records if record.extractor}
+    names = {record.metric for record in records if record.kind == "FD"}
     if len(names) > 1:
         raise ValueError(f"distances cannot be compared: {', '.join(sorted(names))}")
     rows: dict[str, dict[str, Record]] = {}
     for record in records:
-        key = f"fd_{record.reference}" if record.extractor else record.metric
+        key = f"fd_{record.reference}" if record.kind == "FD" else record.metric
         rows.setdefault(record.subject or "", {})[key] = record
     return rows
 
@@ -204,9 +231,11 @@ def tabulate(
 
 def caption(records: Sequence[Record]) -> str:
     """What the distances in a table are, in full."""
-    first = next((record for record in records if record.extractor), None)
+    first = next((record for record in records if record.kind == "FD"), None)
     if first is None:
         return "No distances were measured."
+    if first.draws is None:
+        return f"{first.metric}: of {first.n} images; intervals are those of infinitely many."
     return (
         f"{first.metric}: mean and sd over {first.draws} draws of {first.n} against "
         f"{first.n_reference} images with equal class counts; held-out images themselves score "
@@ -216,7 +245,4 @@ def caption(records: Sequence[Record]) -> str:
 
 def table(records: Sequence[Record]) -> str:
     """Every record as aligned text."""
-    rows = tabulate(records)
-    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
-    lines = ("".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join([caption(records), *(line.rstrip() for line in lines)])
+    return f"{caption(records)}\n{aligned(tabulate(records))}"

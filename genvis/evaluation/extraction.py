@@ -5,7 +5,7 @@ Letters: N images, D features.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,22 @@ class Extractor(Protocol):
     @property
     def sha256(self) -> str: ...
     def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class HeadedExtractor(Extractor, Protocol):
+    """An extractor with several outputs of one pass, `features` among them, each (B, ...)."""
+
+    @property
+    def resize(self) -> str:
+        """How it brings images to its size."""
+        ...
+
+    def heads(self, images: Tensor) -> dict[str, Tensor]: ...
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+class ExtractorConfig(Protocol):
+    def build(self) -> HeadedExtractor: ...
 
 
 @dataclass(frozen=True)
@@ -56,19 +72,26 @@ def extract(extractor: Extractor, images: Tensor, batch: int = 256) -> Features:
     return Features(values, extractor.name, extractor.sha256)
 
 
-def frechet_name(extractor: str, sha256: str) -> str:
-    """FD[name:first six digits of the hash]; FID[...] for the published Inception's and no other.
+def frechet_name(extractor: str, sha256: str, head: str = "features") -> str:
+    """FD[name:first six digits of the hash]; FID[...] for the published Inception's and no other;
+    with a leading s for its spatial features.
 
     ValueError for an incomplete hash, or for other weights whose name claims to be Inception's.
     """
+    published = is_published(extractor, sha256)
+    kind = "FID" if published else "FD"
+    return metric_name("s" * (head == "spatial") + kind, extractor, sha256)
+
+
+def metric_name(kind: str, extractor: str, sha256: str) -> str:
+    """KIND[name:first six digits of the hash]; ValueError as in `frechet_name`."""
     lowered = sha256.lower()
     if len(lowered) != 64 or set(lowered) - set("0123456789abcdef"):
         raise ValueError(f"extractor {extractor!r}: sha256 must be 64 hex digits, got {sha256!r}")
-    if is_published(extractor, lowered):
-        return f"FID[{extractor}:{lowered[:6]}]"
-    if not extractor or "fid" in extractor.lower() or "inception" in extractor.lower():
+    claims = not extractor or "fid" in extractor.lower() or "inception" in extractor.lower()
+    if claims and not is_published(extractor, lowered):
         raise ValueError(f"an extractor with other weights cannot be called {extractor!r}")
-    return f"FD[{extractor}:{lowered[:6]}]"
+    return f"{kind}[{extractor}:{lowered[:6]}]"
 
 
 def images_as_stored(images: Tensor) -> Tensor:

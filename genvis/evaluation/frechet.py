@@ -7,6 +7,7 @@ Heusel et al. 2017, "GANs trained by a two time-scale update rule".
 Letters: N images, D features, m a mean (D,), S a covariance (D, D), r its rank.
 """
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from genvis.evaluation.statistics import (
 )
 
 ROUNDING = 1e-9  # of Tr S1 + Tr S2: what may be negative is far below this
+SQUARING = 1e-9  # of the root's trace: what the quick way to it may lose by a bound, far from kept
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
@@ -54,21 +56,25 @@ def frechet_from_features(a: Tensor, b: Tensor) -> float:
 
 def trace_sqrt(cov1: Tensor, cov2: Tensor) -> Tensor:
     """Tr (S1 S2)^(1/2), float64 scalar, of two positive semi-definite (D, D)."""
-    return torch.linalg.svdvals(_factor(cov1).mT @ _factor(cov2)).sum()
+    s1, s2 = _checked(cov1), _checked(cov2)
+    quick = _from_squares(s1, s2)
+    return torch.linalg.svdvals(_factor(s1).mT @ _factor(s2)).sum() if quick is None else quick
 
 
-def expected_floor(covariance: Tensor, n1: int, n2: int) -> float:
-    """The distance to expect between n1 and n2 samples of one Gaussian, to first order in 1/n.
+def expected_floor(covariance: Tensor, n1: int, n2: int | None) -> float:
+    """The distance to expect between n1 and n2 (None: unlimited) samples of one Gaussian, to first
+    order in 1/n.
 
     (1/n1 + 1/n2) (sum_i l_i + 1/2 sum_ij l_i l_j / (l_i + l_j) + 1/4 sum_i l_i) over eigenvalues l;
     within 4 % for n >= 2 D.
     """
-    if min(n1, n2) < 2:
+    if n1 < 2 or (n2 is not None and n2 < 2):
         raise ValueError(f"a covariance needs n >= 2, got {n1} and {n2}")
-    values = _eigen(covariance)[0].clamp(min=0)
+    values = torch.linalg.eigvalsh(_checked(covariance)).clamp(min=0)
     pairs = values[:, None] + values
     harmonic = torch.where(pairs > 0, torch.outer(values, values) / pairs, 0).sum()
-    return float((1 / n1 + 1 / n2) * (1.25 * values.sum() + 0.5 * harmonic))
+    share = 1 / n1 + (0 if n2 is None else 1 / n2)
+    return float(share * (1.25 * values.sum() + 0.5 * harmonic))
 
 
 def _distance(shift: Tensor, traces: Tensor, root: Tensor) -> float:
@@ -84,11 +90,34 @@ def _rows(x: Tensor) -> Tensor:
     return torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
 
 
-def _factor(covariance: Tensor) -> Tensor:
+def _from_squares(s1: Tensor, s2: Tensor) -> Tensor | None:
+    """The trace by the squared singular values, the eigenvalues of S1 S2 as LAPACK's symmetric
+    problem: six times faster, but rounding e in a square v^2 is e / 2v in v. None where that adds
+    up to more than `SQUARING`, as it does near singular covariances.
+    """
+    try:
+        squares = scipy.linalg.eigh(
+            s1.cpu().numpy(),
+            s2.cpu().numpy(),
+            type=2,  # S1 S2 v = w v
+            eigvals_only=True,
+            driver="gv",
+            check_finite=False,
+        )
+    except (scipy.linalg.LinAlgError, ValueError):  # S2 is singular
+        return None
+    if squares[0] <= 0:
+        return None
+    values = torch.from_numpy(squares).sqrt()
+    lost = torch.finfo(torch.float64).eps * values[-1] ** 2 * (0.5 / values).sum()
+    return values.sum().to(s1.device) if lost < SQUARING * values.sum() else None
+
+
+def _factor(s: Tensor) -> Tensor:
     """L (D, r) with L L^T = S. What rounding left of a zero eigenvalue, 1e-16 of the largest, would
     count as 1e-8 after the root, so it goes.
     """
-    values, vectors = _eigen(covariance)
+    values, vectors = torch.linalg.eigh(s)
     largest = values.max().clamp(min=0)
     if values.min() < -1e-6 * largest or largest == 0 > values.min():
         raise ValueError(
@@ -98,11 +127,13 @@ def _factor(covariance: Tensor) -> Tensor:
     return vectors[:, keep] * values[keep].sqrt()
 
 
-def _eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(covariance: Tensor) -> Tensor:
     s = covariance.double()
     if s.ndim != 2 or s.shape[0] != s.shape[1] or not s.isfinite().all():
         raise ValueError(f"a covariance must be finite, of shape (D, D), got {tuple(s.shape)}")
-    if (s - s.mT).abs().max() > 1e-6 * s.abs().max():
+    skew = s - s.mT
+    if not skew.any():
+        return s
+    if torch.linalg.vector_norm(skew, torch.inf) > 1e-6 * torch.linalg.vector_norm(s, torch.inf):
         raise ValueError("a covariance must be symmetric")
-    values, vectors = torch.linalg.eigh((s + s.mT) / 2)
-    return values, vectors
+    return s.sub(skew, alpha=0.5)

@@ -8,11 +8,14 @@ from dataclasses import field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from genvis.config import build, config, dump
-from genvis.evaluation.extraction import Features, frechet_name
+from genvis.evaluation.extraction import Features, frechet_name, metric_name
 from genvis.evaluation.spread import Spread
+from genvis.features.inception import is_published
+
+FRECHET = ("FD", "sFD", "sFID")
 
 
 @config
@@ -24,16 +27,19 @@ class Record:
     subject: str | None = None  # whose images were measured
     n: int
     sd: float | None = None  # between draws
+    error: float | None = None  # standard error of the value, over the choice of the images
     draws: int | None = None
     interval: tuple[float, float] | None = None  # 95 %
     reference: str | None = None  # such as "train" or "held-out"
     reference_sha256: str | None = None
     n_reference: int | None = None
     floor: float | None = None  # train against held-out, measured the same way
+    expected_floor: float | None = None  # of equal distributions at these sizes, in theory
+    warning: str | None = None  # why the value may mislead
     beside: dict[str, float] = field(default_factory=dict)
     extractor: str | None = None
     extractor_sha256: str | None = None
-    comparable_to_published: Literal[False] = False
+    comparable_to_published: bool = False
     seed: int | None = None
     keys: str | None = None  # which rows of which stream made the samples
     commit: str | None = None
@@ -41,15 +47,29 @@ class Record:
     time: str | None = None
 
     def __post_init__(self) -> None:
-        numbers = [self.value, self.sd, self.floor, *(self.interval or ()), *self.beside.values()]
+        numbers = [self.value, self.sd, self.error, self.floor, self.expected_floor]
+        numbers += [*(self.interval or ()), *self.beside.values()]
         if not all(math.isfinite(number) for number in numbers if number is not None):
             raise ValueError(f"{self.metric}: every number of a record must be finite")
-        if not self.metric.upper().startswith(("FD", "FID")):
-            return
-        if self.floor is None:
-            raise ValueError(f"{self.metric}: a Frechet distance is recorded beside its floor")
-        if self.metric != frechet_name(self.extractor or "", self.extractor_sha256 or ""):
+        name, sha256 = self.extractor or "", self.extractor_sha256 or ""
+        if self.comparable_to_published and not is_published(name, sha256):
+            raise ValueError(
+                f"{self.metric}: comparable_to_published needs the published Inception's features"
+            )
+        if self.kind in FRECHET:
+            if self.floor is None and self.expected_floor is None:
+                raise ValueError(f"{self.metric}: a Frechet distance is recorded beside its floor")
+            head = "spatial" if self.kind.startswith("s") else "features"
+            if self.metric != frechet_name(name, sha256, head):
+                raise ValueError(f"{self.metric}: does not name its extractor and hash")
+        elif name and self.metric != metric_name(self.kind, name, sha256):
             raise ValueError(f"{self.metric}: does not name its extractor and hash")
+
+    @property
+    def kind(self) -> str:
+        """The metric without its extractor; FD-like names in any spelling are Frechet's."""
+        kind = self.metric.partition("[")[0]
+        return "FD" if kind.upper().startswith(("FD", "FID")) else kind
 
 
 def frechet_record(
@@ -104,7 +124,8 @@ def text(record: Record) -> str:
     """One line for a person: `FD[digits-cnn-v1:3fa9c1] 6.1 +- 0.8 (N=300 vs 300, 20 draws; floor
     train-val 4.9)`.
     """
-    places = 1 if not record.sd else max(1, -math.floor(math.log10(record.sd)))
+    spread = record.sd or record.error
+    places = 1 if not spread else max(1, -math.floor(math.log10(spread)))
     line = f"{record.metric} {record.value:.{places}f}"
     if record.sd is not None:
         line += f" +- {record.sd:.{places}f}"
@@ -115,9 +136,11 @@ def text(record: Record) -> str:
         size += f" vs {record.n_reference}"
     if record.draws is not None:
         size += f", {record.draws} draws"
-    floor = {} if record.floor is None else {"floor train-val": record.floor}
-    beside = [f"{name} {value:.{places}f}" for name, value in {**floor, **record.beside}.items()]
-    return f"{line} ({'; '.join([size, *beside])})"
+    floors = {"floor train-val": record.floor, "expected floor": record.expected_floor}
+    known = {name: value for name, value in floors.items() if value is not None}
+    beside = [f"{name} {value:.{places}f}" for name, value in {**known, **record.beside}.items()]
+    warning = f" WARNING: {record.warning}" if record.warning else ""
+    return f"{line} ({'; '.join([size, *beside])}){warning}"
 
 
 @cache

@@ -1,3 +1,14 @@
-"""Feature extractors and classifiers trained here, each known by a name and the hash of its
-weights.
-"""
+"""Feature extractors, each known by a name, how it resizes, and the hash of its weights."""
+
+from genvis.config import Table
+
+EXTRACTORS = Table(
+    "feature extractor",
+    {
+        "digits-cnn-v1": "genvis.features.classifier:DIGITS_CNN_V1",
+        "classifier": "genvis.features.classifier:ClassifierFeatures",
+        "inception": "genvis.features.inception:InceptionFeatures",
+        "dinov2": "genvis.integrations.transformers_features:DINOv2Features",
+        "clip": "genvis.integrations.transformers_features:CLIPFeatures",
+    },
+)

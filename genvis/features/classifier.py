@@ -71,8 +71,18 @@ class ClassifierNet(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, D)."""
-        grey = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), self.size)
-        return F.silu(self.features(self.drop(self.trunk(grey))))
+        return F.silu(self.features(self.drop(self.trunk(self.grey(images)))))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """What each convolution makes of the images, after its activation: (B, C, h, w)."""
+        x, found = self.grey(images), []
+        for layer in self.trunk:
+            x = layer(x)
+            found += [x] if isinstance(layer, nn.SiLU) else []
+        return found
+
+    def grey(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), self.size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
@@ -116,6 +126,29 @@ class Classifier:
         with torch.no_grad():
             return self.net.embed(images).float()
 
+    @property
+    def resize(self) -> str:
+        return f"average to {self.config.size} x {self.config.size}"
+
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """What metrics read, in one pass: `features` (B, D) and `logits` (B, K)."""
+        with torch.no_grad():
+            features = self.net.embed(images)
+            return {"features": features.float(), "logits": self.net.head(features).float()}
+
     def log_probs(self, images: Tensor) -> Tensor:
         """log p(class | image), (B, K)."""
         return self.net(images).float().log_softmax(1)
+
+
+@config
+class ClassifierFeatures:
+    """A classifier as a feature extractor: a shipped one by name, or a model or run folder."""
+
+    source: str
+
+    def build(self) -> Classifier:
+        return Classifier.from_pretrained(self.source)
+
+
+DIGITS_CNN_V1 = ClassifierFeatures(source="digits-cnn-v1")

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
+from genvis.config import config
 from genvis.features.inception_net import Activations, InceptionNet
 from genvis.features.resize import resize
 from genvis.images import to_uint8
@@ -152,8 +153,25 @@ class Inception:
         data = path.read_bytes()
         return cls(_net(data, path), hashlib.sha256(data).hexdigest(), mode, weights)
 
+    @property
+    def resize(self) -> str:
+        return self.mode
+
     def to(self, device: torch.device | str) -> Self:
         return replace(self, net=self.net.to(device))
+
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """What metrics read, in one pass: `features`, and from files of tensors also `spatial` (for
+        sFID) and `logits` (without the bias, for IS).
+        """
+        if not isinstance(self.net, InceptionNet):
+            return {"features": self(images)}
+        parts = [self.activations(part) for part in images.split(ROWS)]
+        return {
+            "features": torch.cat([part.pool for part in parts]).float(),
+            "spatial": torch.cat([part.spatial for part in parts]).float(),
+            "logits": torch.cat([part.logits for part in parts]).float(),
+        }
 
     def __call__(self, images: Tensor) -> Tensor:
         parts = to_uint8(images).split(ROWS)
@@ -166,6 +184,28 @@ class Inception:
             raise ValueError(f"only pool features come from TorchScript; use {PUBLISHED[0]}")
         with torch.no_grad():
             return self.net(prepare(to_uint8(images), self.mode))
+
+
+@config
+class InceptionFeatures:
+    """The published weights, wherever they are (see `Inception.from_published`); or other weights
+    of the same layout from a file, under a name of their own.
+    """
+
+    resize: str = "clean"  # clean, legacy_pytorch, tf1_bilinear or torchmetrics_antialias
+    path: str | None = None
+    weights: str | None = None  # the name of weights that are not the published ones
+
+    def __post_init__(self) -> None:
+        if self.resize not in SCALES:
+            raise ValueError(f"resize must be one of {', '.join(SCALES)}, got {self.resize!r}")
+        if self.weights is not None and self.path is None:
+            raise ValueError(f"weights {self.weights!r} need the path of their file")
+
+    def build(self) -> Inception:
+        if self.weights is None:
+            return Inception.from_published(self.resize, self.path)
+        return Inception.from_file(str(self.path), self.weights, self.resize)
 
 
 def find(path: str | Path | None = None) -> Path:

@@ -23,11 +23,15 @@ OFFICIAL = Table(
     "published layout",
     {
         "dit": "genvis.backbones.dit:from_official",
+        "dit_diffusers": "genvis.integrations.diffusers_dit:from_official",
         "sit": "genvis.backbones.dit:from_official",  # the same layout; see `SiTVelocity`
         "uvit": "genvis.backbones.uvit:from_official",
         "dimr": "genvis.backbones.dimr:from_official",
         "lego": "genvis.backbones.lego:from_official",
         "zigma": "genvis.backbones.zigma:from_official",
+        "vitok": "genvis.tokenizers.vitok:from_official",
+        "vitok_v2": "genvis.tokenizers.vitok_v2:from_official",
+        "var_vqvae": "genvis.tokenizers.multi_scale_vq:from_official",
     },
 )
 

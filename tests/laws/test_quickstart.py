@@ -150,3 +150,21 @@ def test_a_wheel_holds_every_shipped_weight() -> None:
     home = Path("genvis/features")
     packed = {path for pattern in data["genvis.features"] for path in home.glob(pattern)}
     assert packed >= {path for path in (home / "weights").rglob("*") if path.is_file()}
+
+
+def test_a_suites_records_are_on_the_page(tmp_path: Path) -> None:
+    fixed = {
+        "extractor": "cnn",
+        "extractor_sha256": SHA,
+        "n": 50,
+        "subject": "runs/a",
+        "error": 0.2,
+    }
+    kid = stamped(metric="KID[cnn:3fa9c1]", value=1.25, reference="real", **fixed)
+    one = stamped(metric=FD, value=3.5, reference="real", expected_floor=1.0, **fixed)
+    append(tmp_path / "records.jsonl", kid, one)
+    page = write_report(tmp_path).read_text()
+    assert "<h2>Measures</h2>" in page
+    assert "KID[cnn:3fa9c1] to real" in page
+    assert "1.25 +- 0.2" in page
+    assert "of 50 images" in page

@@ -1,0 +1,79 @@
+"""What can be evaluated: files, archives and arrays of images, and models that make images.
+
+A source is opened to a numbered set of images of one size, read a few rows at a time, so that no
+set is ever in memory as a whole. A plain path names its own kind (`source_of`); what needs more
+words (a pipeline's steps, prompts) is a YAML file with `name:` and fields.
+Letters: B images, H W their size.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from genvis.config import Table, config, override, read_yaml
+from genvis.samplers.generator import SamplerConfig
+from genvis.types import Cond
+
+
+class Images(Protocol):
+    """A numbered set of images of one size."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain data that tells this set from others, so that work on it can be resumed."""
+        ...
+
+    def __len__(self) -> int: ...
+    def read(self, rows: range) -> tuple[Tensor, Cond]:
+        """Pixels (B, 3, H, W) uint8, and what is known of them: label, prompts, or nothing."""
+        ...
+
+
+@config
+class Making:
+    """How a model makes the images that are measured: image i is a function of (seed, i)."""
+
+    count: int = 50_000
+    seed: int = 0
+    sampler: SamplerConfig | None = None  # default: as the model's own config suggests
+
+
+class Source(Protocol):
+    def open(self, making: Making, chunk: int) -> Images: ...
+
+
+SOURCES = Table(
+    "source of images",
+    {
+        "folder": "genvis.evaluation.files:Folder",
+        "zip": "genvis.evaluation.files:Archive",
+        "npz": "genvis.evaluation.files:Arrays",
+        "run": "genvis.evaluation.generated:Run",
+        "pipeline": "genvis.integrations.diffusers_pipeline:Pipeline",
+    },
+)
+
+
+def source_of(given: str | Path, overrides: tuple[str, ...] = ()) -> Source:
+    """The source behind a path: an .npz or .zip, a folder of samples or images, a run or model
+    folder, a folder of a diffusers pipeline, or a .yaml that says which. ValueError for none.
+    """
+    path = Path(given)
+    if path.suffix == ".yaml":
+        return SOURCES.build(override(read_yaml(path), overrides))
+    kinds = {
+        "npz": path.suffix == ".npz",
+        "zip": path.suffix == ".zip",
+        "pipeline": (path / "model_index.json").is_file(),
+        "run": (path / "model.safetensors").is_file() or (path / "model").is_dir(),
+        "folder": path.is_dir(),
+    }
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    if (path / "samples.npz").is_file():  # a sample folder
+        kinds, path = {"npz": True}, path / "samples.npz"
+    name = next((name for name, fits in kinds.items() if fits), None)
+    if name is None:
+        raise ValueError(f"{path}: neither an .npz, a .zip, a .yaml nor a folder")
+    return SOURCES.build({"name": name, "path": str(path)})

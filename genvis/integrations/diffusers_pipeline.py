@@ -1,0 +1,92 @@
+"""Any diffusers pipeline as a source of images for evaluation.
+
+Every image has a generator of its own, seeded by (seed, i), as diffusers takes them in a list: what
+a pipeline draws would else depend on the batch. Labels go round, prompts are lines of a file.
+Letters: B images.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from genvis.config import config, dump
+from genvis.devices import processes
+from genvis.evaluation.sources import Making
+from genvis.random import stream
+from genvis.types import Cond
+
+
+@config
+class Pipeline:
+    """A pipeline's folder. call: further arguments of the pipeline, such as num_inference_steps;
+    classes: how many labels it takes (as `class_labels`); prompts: a text file, a line an image.
+    """
+
+    path: str
+    call: dict[str, int | float | str | bool] = field(default_factory=dict)
+    classes: int | None = None
+    prompts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.prompts is not None:
+            raise ValueError("a pipeline takes classes or prompts, not both")
+
+    def open(self, making: Making, chunk: int) -> "PipelineImages":
+        if making.sampler is not None:
+            raise ValueError("a pipeline has its own sampler: give its options in `call`")
+        try:
+            from diffusers import DiffusionPipeline
+        except ModuleNotFoundError as error:
+            raise ImportError("a pipeline needs the package diffusers") from error
+        if not (Path(self.path) / "model_index.json").is_file():
+            raise ValueError(f"{self.path}: not the folder of a diffusers pipeline")
+        loaded = DiffusionPipeline.from_pretrained(self.path, local_files_only=True)
+        loaded.set_progress_bar_config(disable=True)
+        lines = Path(self.prompts).read_text().splitlines() if self.prompts else None
+        if lines is not None and len(lines) < making.count:
+            raise ValueError(f"{self.prompts}: {len(lines)} prompts for {making.count} images")
+        return PipelineImages(loaded.to(processes().device), self, making, lines)
+
+
+@dataclass(frozen=True)
+class PipelineImages:
+    pipeline: Any
+    config: Pipeline
+    making: Making
+    prompts: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self.making.count
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"pipeline": dump(self.config), **dump(self.making)}
+
+    def read(self, rows: range) -> tuple[Tensor, Cond]:
+        cond, own = self._cond(rows)
+        generators = [torch.Generator().manual_seed(self._seed(i)) for i in rows]
+        size = {} if own else {"batch_size": len(rows)}
+        given = {"generator": generators, "output_type": "np", **self.config.call, **own, **size}
+        images = np.asarray(self.pipeline(**given).images)
+        if images.shape[:1] != (len(rows),) or images.shape[3:] != (3,):
+            raise ValueError(f"{self.config.path}: gave {images.shape}, not {len(rows)} RGB images")
+        pixels = torch.from_numpy(images).double().mul(255).round().clamp(0, 255).to(torch.uint8)
+        return rearrange(pixels, "b h w c -> b c h w"), cond
+
+    def _cond(self, rows: range) -> tuple[Cond, dict[str, Any]]:
+        """What is known of the rows, and how the pipeline is told."""
+        if self.prompts is not None:
+            texts = [self.prompts[i] for i in rows]
+            return Cond(prompts=tuple(texts)), {"prompt": texts}
+        if self.config.classes is not None:
+            labels = [i % self.config.classes for i in rows]
+            return Cond(label=torch.tensor(labels)), {"class_labels": labels}
+        return Cond(), {}
+
+    def _seed(self, row: int) -> int:
+        return stream(self.making.seed, row) >> 1  # torch takes 63 bits
