@@ -1,9 +1,10 @@
 """What a model folder can hold: the `name` in its config.json chooses from here."""
 
+import hashlib
 from pathlib import Path
 from typing import TypeVar
 
-from genvis.checkpoint import CONFIG, Saved
+from genvis.checkpoint import CONFIG, WEIGHTS, Saved
 from genvis.config import ConfigError, Table
 
 T = TypeVar("T")
@@ -13,6 +14,7 @@ MODELS = Table(
     {
         "generator": "genvis.samplers.generator:GeneratorConfig",
         "classifier": "genvis.features.classifier:ClassifierConfig",
+        "tokenizer": "genvis.tokenizers.model:TokenizerModelConfig",
     },
 )
 
@@ -27,6 +29,12 @@ def model_folder(source: str | Path) -> str | Path:
     return folder
 
 
+def fingerprint(source: str | Path) -> str:
+    """What tells these weights from others: the sha256 of a local model's file, or the hub id."""
+    file = Path(model_folder(source)) / WEIGHTS
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else str(source)
+
+
 def read_model(saved: Saved, source: str | Path, wanted: type[T], *, trust_code: bool = False) -> T:
     """The config of a model folder, which must be a `wanted`. ConfigError names the folder."""
     try:
@@ -35,6 +43,11 @@ def read_model(saved: Saved, source: str | Path, wanted: type[T], *, trust_code:
         reason = "; ".join(str(error).splitlines())
         raise ConfigError(f"{source}: {CONFIG}: {reason}") from error
     if not isinstance(found, wanted):
-        kinds = (MODELS.dump(found)["name"], wanted.__name__.removesuffix("Config").lower())
+        kinds = (MODELS.dump(found)["name"], _name(wanted))
         raise ConfigError(f"{source}: holds a {kinds[0]}, expected a {kinds[1]}")
     return found
+
+
+def _name(wanted: type) -> str:
+    target = f"{wanted.__module__}:{wanted.__qualname__}"
+    return next((name for name, entry in MODELS.entries.items() if entry == target), target)

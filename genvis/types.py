@@ -5,7 +5,7 @@ N images. Images are (B, 3, H, W) in [-1, 1]; latents (B, C, h, w) are unit-scal
 statistics are float32 or float64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -68,6 +68,32 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Pyramid:
+    """An image as token maps from coarse to fine: one (B, n_k) int64 a scale, rows first, and what
+    a network that knows the scales below each sees of them, `inputs` (B, L - n_0, C).
+
+    L is the sum of all n_k; the coarsest scale has no input.
+    """
+
+    tokens: tuple[Tensor, ...]
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a tokenizer in training makes of images: images (B, 3, H, W), not clamped.
+
+    penalty (B,) is the bottleneck's own loss (KL or codebook); features (B, ...) are what its
+    `learn` is taught from once the step's gradients have been applied, if it has one.
+    """
+
+    images: Tensor
+    penalty: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Training examples: x is images (B, 3, H, W), or `Moments` of cached latents; same rows."""
 
@@ -86,11 +112,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Loss:
-    """per_sample (B,) before any reduction; level (B,) in [0, 1]: the row's share of the path."""
+    """per_sample (B,) before any reduction; level (B,) in [0, 1]: the row's share of the path;
+    features (B, ...): what the network's own rules learn from after the step, if it has any.
+    """
 
     per_sample: Tensor
     level: Tensor | None = None
     logs: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +293,50 @@ class TokenizerConfig(Protocol):
     def build(self) -> Any: ...
 
 
+class ScaleTokenizer(Protocol):
+    """Between images (B, 3, H, W) in [-1, 1] and pyramids of tokens, added up in one map f_hat
+    (B, C, h, w) from the coarsest scale to the finest.
+    """
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The side p_k of every token map; n_k = p_k^2."""
+        ...
+
+    @property
+    def num_codes(self) -> int: ...
+    def encode(self, images: Tensor) -> Pyramid: ...
+    def blank(self, batch: int) -> Tensor:
+        """f_hat (B, C, h, w) before the first scale."""
+        ...
+
+    def accumulate(self, f_hat: Tensor, tokens: Tensor, scale: int) -> Tensor:
+        """f_hat with the tokens (B, n_k) of scale k added; a new tensor."""
+        ...
+
+    def next_input(self, f_hat: Tensor, scale: int) -> Tensor:
+        """What predicts the tokens of `scale` >= 1 from the scales below it: (B, n_k, C)."""
+        ...
+
+    def decode(self, f_hat: Tensor) -> Tensor:
+        """Images (B, 3, H, W); after any scale, which previews the rest."""
+        ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+class TrainableTokenizer(Protocol):
+    """A tokenizer's network while it is trained."""
+
+    def __call__(self, images: Tensor, keys: Keys | None = None) -> Reconstruction:
+        """Through the bottleneck and back; with keys it may sample, without it is exact."""
+        ...
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """What may be trained while every latent stays as it is."""
+        ...
+
+
 class Verifier(Protocol):
     """One score per image, (N,) float; higher is better."""
 
@@ -273,11 +346,26 @@ class Verifier(Protocol):
 
 
 class LossFunction(Protocol):
-    """The loss of a net on a batch; level (B,) in [0, 1) fixes where on the path (validation)."""
+    """The loss of a net on a batch; level (B,) in [0, 1) fixes where on the path (validation).
+
+    It may have three things more, which training asks for by name:
+    at(step) -> LossFunction: what is minimised at that step, if not the same at every one;
+    learn(net, features, keys): called after every step with the `Loss.features` of its whole batch
+    and keys of one row, for what a network learns without gradients;
+    players: Mapping[str, Player], the networks that are trained against or beside this one.
+    """
 
     def __call__(
         self, net: nn.Module, batch: Batch, keys: Keys, level: Tensor | None = None
     ) -> Loss: ...
+
+
+@dataclass(frozen=True)
+class Player:
+    """Another network with a loss of its own, such as a discriminator; gone when training ends."""
+
+    net: nn.Module
+    loss: LossFunction
 
 
 class VerifierConfig(Protocol):
@@ -308,7 +396,14 @@ class DatasetConfig(Protocol):
 
 
 class Dataset(Protocol):
-    """Finite examples by number. One call per batch: rows in the order asked for."""
+    """Finite examples by number. One call per batch: rows in the order asked for.
+
+    A dataset may also have `augmented(indices, keys) -> Batch`, which training then reads instead:
+    flips, random crops and the choice among captions as the keys have it; and `check(model)`, which
+    raises ValueError where its examples are not for that model.
+    """
 
     def __len__(self) -> int: ...
-    def __getitem__(self, indices: Sequence[int]) -> Batch: ...
+    def __getitem__(self, indices: Sequence[int]) -> Batch:
+        """The same batch every time."""
+        ...

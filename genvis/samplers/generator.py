@@ -6,7 +6,6 @@ beside `model.safetensors` (the network's weights, packed where it was quantized
 """
 
 import copy
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -103,12 +102,6 @@ class GeneratorConfig:
         for change in self.changes:
             net = change.apply(net)
         return Generator(self, net, self.tokenizer.build())
-
-
-def fingerprint(source: str | Path) -> str:
-    """What tells these weights from others: the sha256 of a local model's file, or the hub id."""
-    file = Path(model_folder(source)) / "model.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else str(source)
 
 
 @dataclass(frozen=True)

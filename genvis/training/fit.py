@@ -1,13 +1,14 @@
 """The training loop.
 
-Data order, noise and dropout are functions of (seed, step, rank): killing a run at any moment and
-starting it again gives the weights of the uninterrupted run. Devices, data-parallel processes,
-precision and trackers are accelerate's.
+Data order, augmentation, noise and dropout are functions of (seed, step, rank): killing a run at
+any moment and starting it again gives the weights of the uninterrupted run. Devices, data-parallel
+processes, precision and trackers are accelerate's.
 """
 
 import importlib
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +18,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 
-from genvis.checkpoint import atomic_write, in_use, open_run
+from genvis.checkpoint import atomic_write, in_use, load_state, open_run, read_folder
 from genvis.config import build, dump, write_yaml
 from genvis.console import progress
 from genvis.devices import cpu_only
+from genvis.models import model_folder
 from genvis.random import HashKeys
 from genvis.random import stream as hashed
 from genvis.training import checkpoints
 from genvis.training.callbacks import Run
 from genvis.training.ema import EMA
 from genvis.training.journal import Journal
+from genvis.training.optim import Optim
 from genvis.training.order import Order, stream
 from genvis.training.recipe import Recipe
-from genvis.types import Batch, LossFunction, to
+from genvis.training.turn import Seat
+from genvis.types import Batch, LossFunction, Player, to
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -59,44 +63,68 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
     rank, world = accelerator.process_index, accelerator.num_processes
     set_seed(recipe.seed)
     model = recipe.model.build().to(accelerator.device)
+    if recipe.init is not None:
+        load_state(model.net, read_folder(model_folder(recipe.init)).tensors, recipe.init)
     data, held_out = recipe.data.build("train"), recipe.data.build("val")
+    for part in (data, held_out):
+        if hasattr(part, "check"):  # latents are for the tokenizer that made them
+            part.check(model)
     order = Order(len(data), recipe.batch, recipe.accumulate, recipe.seed, rank, world)
     loss_function = recipe.objective.build(model)
-    _rehearse(model.net, loss_function, to(data[[0]], accelerator.device))
+    others = _others(loss_function, recipe)
+    for player in (Player(model.net, loss_function), *others.values()):
+        _rehearse(player, to(data[[0]], accelerator.device))
 
     with accelerator.main_process_first():  # the others find the run that the first one opened
         folder = open_run(folder, dump(recipe), upgrade=lambda old: dump(build(Recipe, old)))
     with in_use(folder) if accelerator.is_main_process else nullcontext():
         ema = EMA(model.net, recipe.ema)
-        net, optimizer = accelerator.prepare(model.net, recipe.optim.build(model.net))
+        seats = {"": _seat(accelerator, Player(model.net, loss_function), recipe.optim)}
+        for name, player in others.items():
+            seats[name] = _seat(accelerator, player, recipe.players[name])
         start = checkpoints.resume(accelerator, folder, ema)
         trained = replace(model, net=ema.net)
         if start < recipe.steps or not (folder / "model").exists():
             steps = range(start, recipe.steps)
             run = Run(model, ema.net, loss_function, held_out, folder, start, recipe.steps)
             batches = stream(data, order, steps, recipe.workers)
-            _train(recipe, run, accelerator, net, optimizer, ema, batches, steps)
+            _train(recipe, run, accelerator, seats, ema, batches, steps)
             if accelerator.is_main_process:
                 trained.save_pretrained(folder / "model")
         accelerator.wait_for_everyone()
     return trained
 
 
-def _rehearse(net: nn.Module, loss_function: LossFunction, batch: Batch) -> None:
+def _others(loss_function: LossFunction, recipe: Recipe) -> dict[str, Player]:
+    """The players beside the model; ValueError unless the recipe has an optimizer for each."""
+    players = dict(getattr(loss_function, "players", {}))
+    if players.keys() != recipe.players.keys():
+        wanted, given = (", ".join(sorted(names)) or "none" for names in (players, recipe.players))
+        raise ValueError(
+            f"players must give an optimizer to each of the objective's: {wanted}; got {given}"
+        )
+    return players
+
+
+def _seat(accelerator: Accelerator, player: Player, optim: Optim) -> Seat:
+    net, optimizer = accelerator.prepare(player.net, optim.build(player.net))
+    return Seat(net, player.loss, optimizer, optim)
+
+
+def _rehearse(player: Player, batch: Batch) -> None:
     """One example through the network and the loss, so that misfits show before any work."""
-    keys = HashKeys.of(0, [0], next(net.parameters()).device)
+    keys = HashKeys.of(0, [0], next(player.net.parameters()).device)
     with torch.no_grad():
-        net.eval()
-        loss_function(net, batch, keys)
-        net.train()
+        player.net.eval()
+        player.loss(player.net, batch, keys)
+        player.net.train()
 
 
 def _train(
     recipe: Recipe,
     run: Run,
     accelerator: Accelerator,
-    net: nn.Module,
-    optimizer: Any,
+    seats: Mapping[str, Seat],
     ema: EMA,
     batches: Any,
     steps: range,
@@ -113,38 +141,42 @@ def _train(
             journal.write(step, values)
         accelerator.log(values, step=step)
 
-    window: list[Tensor] = []  # (loss, gradient norm) of the steps since the last log line
+    # (players, 2): loss and gradient norm, of the steps since the last log line
+    window: list[Tensor] = []
     last_good, tick = steps.start, time.monotonic()
-    net.train()
+    net = seats[""].net
+    for seat in seats.values():
+        seat.net.train()
     for step in progress(steps, f"train {run.folder}", show=main):
         torch.manual_seed(hashed(recipe.seed, step, accelerator.process_index))  # dropout
-        lr = recipe.optim.lr_at(step, recipe.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        total = torch.zeros((), device=accelerator.device)
-        for _ in range(recipe.accumulate):
-            positions, batch = next(batches)
-            batch = to(batch, accelerator.device)
-            keys = HashKeys.of(recipe.seed, positions, accelerator.device).fold("train")
-            with accelerator.accumulate(net), accelerator.autocast():
-                loss = run.loss(net, batch, keys).per_sample.mean()
-                accelerator.backward(loss)
-                norm = _clip(accelerator, net, recipe.optim.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-            total += loss.detach() / recipe.accumulate
+        given = [next(batches) for _ in range(recipe.accumulate)]
+        micro = [
+            (
+                to(batch, accelerator.device),
+                HashKeys.of(recipe.seed, positions, accelerator.device).fold("train"),
+            )
+            for positions, batch in given
+        ]
+        learning = HashKeys.of(recipe.seed, [step], accelerator.device).fold("learn")
+        moved = [
+            seat.turn(accelerator, micro, step, recipe.steps, learning) for seat in seats.values()
+        ]
         ema.update(accelerator.unwrap_model(net), step + 1)
-        window.append(torch.stack([accelerator.reduce(total, "mean"), norm]))
+        window.append(torch.stack(moved))
 
         now = replace(run, step=step + 1, log=log)
         saving = now.due(recipe.checkpoint_every)
         calling = [callback for callback in recipe.callbacks if now.due(callback.every)]
         if saving or calling or now.due(recipe.log_every):
-            losses, norms = _finite(window, now, last_good)
+            means = _finite(window, now, last_good)
         if saving or now.due(recipe.log_every):
             seconds, tick = time.monotonic() - tick, time.monotonic()
             speed = {"images_per_s": round(len(window) * recipe.batch / seconds, 1)}
-            log(now.step, {"loss": _mean(losses), "grad_norm": _mean(norms), "lr": lr, **speed})
+            values: dict[str, float] = {}
+            for name, (loss, norm) in zip(seats, means, strict=True):
+                prefix = f"{name}_" if name else ""
+                values |= {f"{prefix}loss": loss, f"{prefix}grad_norm": norm}
+            log(now.step, {**values, "lr": recipe.optim.lr_at(step, recipe.steps), **speed})
             window = []
         if main:
             for callback in calling:
@@ -155,26 +187,19 @@ def _train(
     accelerator.end_training()
 
 
-def _clip(accelerator: Accelerator, net: nn.Module, limit: float | None) -> Tensor:
-    """The gradient norm before clipping; a constant while gradients are still being accumulated."""
-    if not accelerator.sync_gradients:
-        return torch.zeros((), device=accelerator.device)
-    most = math.inf if limit is None else limit
-    return accelerator.clip_grad_norm_(net.parameters(), most).detach()
-
-
-def _finite(window: list[Tensor], run: Run, last_good: int) -> tuple[list[float], list[float]]:
-    """Losses and gradient norms of the window; raises at the first that is not a number."""
-    rows = torch.stack(window).tolist()
-    for k, (loss, norm) in enumerate(rows):
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            kept = f"the checkpoint of step {last_good}" if last_good else "nothing yet"
-            raise NonFiniteLossError(
-                f"loss {loss}, gradient norm {norm} at step {run.step - len(rows) + k + 1}; saved "
-                f"and intact in {run.folder}: {kept}. Try a lower optim.lr or precision=fp32"
-            )
-    return [loss for loss, _ in rows], [norm for _, norm in rows]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _finite(window: list[Tensor], run: Run, last_good: int) -> list[list[float]]:
+    """Mean loss and gradient norm of each player over the window; raises at the first step that has
+    one that is not a number.
+    """
+    rows = torch.stack(window)  # (steps, players, 2)
+    for k, players in enumerate(rows.tolist()):
+        for loss, norm in players:
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                kept = f"the checkpoint of step {last_good}" if last_good else "nothing yet"
+                raise NonFiniteLossError(
+                    f"loss {loss}, gradient norm {norm} at step {run.step - len(rows) + k + 1}; "
+                    f"saved and intact in {run.folder}: {kept}. Try a lower optim.lr or "
+                    "precision=fp32"
+                )
+    means: list[list[float]] = rows.double().mean(0).tolist()
+    return means

@@ -1,5 +1,5 @@
-"""Which examples each step sees: a function of (seed, step, rank) and of nothing else, so resuming
-is exact.
+"""Which examples each step sees, and how they are augmented: functions of (seed, step, rank) and of
+nothing else, so resuming is exact.
 
 Position p of the endless stream of examples is example permutation(epoch)[p mod N] of epoch p div
 N. Step s takes positions s B, ..., (s + 1) B - 1; processes and micro-batches take consecutive
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from genvis.random import permutation
+from genvis.random import HashKeys, permutation
 from genvis.types import Batch, Dataset
 
 
@@ -66,7 +66,11 @@ class _Examples:
         return len(self.data)
 
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, Batch]:
-        return positions, self.data[self.order.examples_at(positions)]
+        examples = self.order.examples_at(positions)
+        if not hasattr(self.data, "augmented"):
+            return positions, self.data[examples]
+        keys = HashKeys.of(self.order.seed, positions).fold("data")
+        return positions, self.data.augmented(examples, keys)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A complete training run as one config."""
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 from genvis.config import config
@@ -18,6 +19,11 @@ class Recipe:
     data: Annotated[DatasetConfig, DATASETS]
     objective: Annotated[Objective, OBJECTIVES]
     optim: Optim = Optim()
+    # optimizers of the objective's other players, by name
+    players: dict[str, Optim] = field(default_factory=dict)
+    init: str | None = (
+        None  # a model or run folder, or a hub id, whose weights training starts from
+    )
     steps: int
     batch: int = 256  # images per optimizer step, over all processes
     accumulate: int = 1  # micro-batches per optimizer step
