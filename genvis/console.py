@@ -27,6 +27,11 @@ def progress(
     )
 
 
+def note(text: str) -> None:
+    """A line on stderr about something that the user allowed and should know of."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def parser(doc: str | None) -> ArgumentParser:
     """A script's parser, whose help shows the script's docstring as it is written."""
     return ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)

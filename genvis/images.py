@@ -76,18 +76,27 @@ def load_npz(path: str | Path) -> tuple[Tensor, Tensor]:
 
     ValueError names a file that is missing, damaged or not of this form.
     """
+    images, labels = read_npz(path)
+    if labels is None:
+        raise ValueError(f"{path}: without arr_0 and arr_1: the labels are missing")
+    return from_uint8(images), labels
+
+
+def read_npz(path: str | Path) -> tuple[Tensor, Tensor | None]:
+    """(images (N, 3, H, W) uint8, labels (N,) int64 or None) from an ADM file; see `load_npz`."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such sample file")
     try:
         with np.load(path, allow_pickle=False) as data:
-            images, labels = data["arr_0"], data["arr_1"]
+            images, labels = data["arr_0"], data.get("arr_1")
     except DAMAGED as e:
         raise ValueError(f"{path}: truncated, or without arr_0 and arr_1: {e}") from e
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         form = f"{images.shape} {images.dtype}"
         raise ValueError(f"{path}: arr_0 must be (N, H, W, 3) uint8, got {form}")
+    if labels is None:
+        return torch.from_numpy(images).permute(0, 3, 1, 2), None
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         form = f"{labels.shape} {labels.dtype}"
         raise ValueError(f"{path}: arr_1 must be {len(images)} integer labels, got {form}")
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return from_uint8(pixels), torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64))

@@ -11,8 +11,9 @@ Letters: B rows, h a key, k the number of a draw.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol, Self
 
 import torch
@@ -93,10 +94,16 @@ class HashKeys:
 
 def stream(*words: int) -> int:
     """The key that a sequence of words leads to, as an unsigned Python integer."""
-    h = torch.tensor(_signed(ROOT))
+    h = ROOT
     for word in words:
-        h = _mix(h ^ _signed(word))
-    return int(h) % 2**64
+        h = _mix_one(h ^ word % 2**64)
+    return h
+
+
+def uniforms(*words: int) -> Iterator[float]:
+    """The uniforms in [0, 1) of one stream, one after the other: draws 1, 2, ... of its key."""
+    h = stream(*words)
+    return ((_mix_one(h + k * GAMMA) >> 11) * 2.0**-53 for k in count(1))
 
 
 def permutation(n: int, *words: int) -> Tensor:
@@ -110,6 +117,14 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift(z, 30)) * _signed(MIX_1)
     z = (z ^ _shift(z, 27)) * _signed(MIX_2)
     return z ^ _shift(z, 31)
+
+
+def _mix_one(z: int) -> int:
+    """`_mix` of one unsigned number, without the cost of a tensor."""
+    z = (z + GAMMA) % 2**64
+    z = (z ^ z >> 30) * MIX_1 % 2**64
+    z = (z ^ z >> 27) * MIX_2 % 2**64
+    return z ^ z >> 31
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

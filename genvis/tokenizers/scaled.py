@@ -6,9 +6,9 @@
       mean: [0.1, -0.3]
       std: [1.2, 0.9]
 
-Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", appendix
-G; for each channel as in Karras et al. 2024, "Analyzing and Improving the Training Dynamics of
-Diffusion Models", appendix B. Letters: B batch, c latent channels.
+Sources: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", one
+number for all; Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
+Models", one for each channel. Letters: B batch, c latent channels.
 """
 
 from collections.abc import Iterable

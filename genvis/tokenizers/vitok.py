@@ -95,7 +95,7 @@ class ViTokConfig:
         for tower in (self.encoder, self.decoder):
             self._check_widths(tower)
         if self.positions == "sincos2d" and self.grid[0] > 1:
-            raise ValueError("positions sincos2d are for images: video needs sincos3d or 1d")
+            raise ValueError("positions sincos2d are for images: videos need sincos1d or sincos3d")
         if self.tokens is not None and (
             self.tokens < 1 or self.positions == "none" or self.rope not in ("none", "1d")
         ):
@@ -188,7 +188,7 @@ class ViTokConfig:
             **fields,
         )
         if floats is None and v.code is None:
-            raise ConfigError(f"{name!r} leaves c open: give floats = L c, or {name}xC")
+            raise ConfigError(f"{name!r} leaves c open: give floats = L c, or say S-B/1x16x16")
         if floats is None:
             return made
         if floats % made.length or v.code not in (None, floats // made.length):

@@ -4,7 +4,6 @@ whichever made them.
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import PartialState
-from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,6 +22,7 @@ from genvis.data import DATASETS
 from genvis.data.latents import MANIFEST, check_origin, identity, save_shard, shard_path
 from genvis.devices import processes
 from genvis.tokenizers import TOKENIZERS
+from genvis.tokenizers.scaled import measure
 from genvis.types import Batch, Dataset, DatasetConfig, Moments, Tokenizer, TokenizerConfig
 
 Captions = list[tuple[str, ...]] | None  # all that each image has
@@ -171,34 +170,25 @@ class _Part:
 
     def finish(self) -> None:
         """Check every shard, measure the latents, and write the manifest."""
-        sums = []
-        for number in range(len(self.shards)):
-            path = shard_path(self.folder, number)
-            check_origin(path, self.origin, number)
-            sums.append(_sums(load_tensors(path)))
-        shape = list(load_tensors(path)["mean"].shape[1:])
-        mean, square = torch.stack(sums).sum(0) / (len(self.data) * math.prod(shape[1:]))
+        mean, std = measure(self._read(number) for number in range(len(self.shards)))
         manifest = {
             "origin": self.origin,
             "examples": len(self.data),
             "shard": self.encoding.shard,
-            "shape": shape,
+            "shape": list(self._read(0).mean.shape[1:]),
             "dtype": self.encoding.dtype,
             "flip": self.flip,
-            "mean": mean.tolist(),  # of each channel, over samples
-            "std": (square - mean**2).clamp(min=0).sqrt().tolist(),
+            "mean": mean,  # of each channel, over samples
+            "std": std,
             "left_out": list(getattr(self.data, "left_out", ())),
         }
         atomic_write(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
-
-def _sums(tensors: dict[str, Tensor]) -> Tensor:
-    """Of each channel of a shard: the sum of z and of z^2 that samples will have, (2, c)."""
-    mean = rearrange(tensors["mean"].double(), "n c ... -> c (n ...)")
-    square = mean**2
-    if "std" in tensors:
-        square = square + rearrange(tensors["std"].double(), "n c ... -> c (n ...)") ** 2
-    return torch.stack([mean.sum(1), square.sum(1)])
+    def _read(self, number: int) -> Moments:
+        path = shard_path(self.folder, number)
+        check_origin(path, self.origin, number)
+        tensors = load_tensors(path)
+        return Moments(tensors["mean"], tensors.get("std"))
 
 
 @dataclass(frozen=True)

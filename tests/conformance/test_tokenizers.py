@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # other parts of a class, tested by the
     "vitok_mixed": {"name": "vitok", "rope": "mixed", "positions": "decoder", "gate": "silu"},
     "vitok_2d": {"name": "vitok", "rope": "2d", "positions": "sincos2d", "variational": False},
     "vitok_1d_code": {"name": "vitok", "tokens": 5, "lengths": [1, 2], "positions": "learned"},
+    "vitok_video_code": {"name": "vitok", "frames": 4, "tokens": 5, "positions": "sincos3d"},
     "vitok_video": {"name": "vitok", "frames": 4, "tubelet": 2, "positions": "sincos3d"},
     "vitok_video_3d": {"name": "vitok", "frames": 4, "tubelet": 2, "rope": "3d"},
     "tiled": {"name": "tiled", "factor": 4, "tile": 2, "overlap": 0},

@@ -169,23 +169,17 @@ def test_names_that_say_too_little_or_too_much(name: str, floats: int | None, me
     [
         ({"patch": 3}, "divisible by patch 3"),
         ({"frames": 3, "tubelet": 2}, "frames 3 by tubelet 2"),
-        ({"rope": "2d"}, None),
         ({"rope": "mixed", "tokens": 4, "positions": "learned"}, "1-D code"),
         ({"tokens": 4}, "1-D code"),
         ({"positions": "sincos2d", "frames": 2}, "sincos2d are for images"),
         ({"encoder": {"width": 20, "depth": 1, "heads": 2}, "positions": "learned"}, "by 6"),
         ({"encoder": {"width": 20, "depth": 1, "heads": 2}, "rope": "2d"}, "by 4 for rope 2d"),
-        ({"lengths": (9,)}, r"lengths must be in 1\.\.8"),
+        ({"lengths": [9]}, r"lengths must be in 1\.\.8"),
     ],
 )
-def test_configs_that_cannot_be_built_say_why(fields: Any, message: str | None) -> None:
-    data = {**TOKENIZERS.dump(SMALL), **fields}
-    data["lengths"] = list(data["lengths"])
-    if message is None:
-        TOKENIZERS.build(data)
-        return
+def test_configs_that_cannot_be_built_say_why(fields: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TOKENIZERS.build(data)
+        TOKENIZERS.build({**TOKENIZERS.dump(SMALL), **fields})
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:

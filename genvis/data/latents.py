@@ -1,0 +1,163 @@
+"""Latents as data: what a tokenizer makes of a dataset, encoded once (`training.encoding`).
+
+A folder holds one folder a split: shards `latents-00012.safetensors` of equal numbers of examples,
+and `manifest.json` once all of them are there. A shard holds mean (N, c, h, w) and, where the
+tokenizer is stochastic, std, so that every step samples afresh; mean_flip and std_flip, the latents
+of the mirrored images (a mirrored latent is not the latent of the mirrored image); label and index
+(N,); captions in its header. Every shard says which tokenizer and which data it is of.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from genvis.checkpoint import load_tensors, read_json, save_tensors
+from genvis.config import config, dump
+from genvis.data.pictures import pick
+from genvis.data.view import mirrored
+from genvis.random import Keys
+from genvis.types import Batch, Cond, Moments, Tokenizer
+
+MANIFEST, HEADER = "manifest.json", "latents"
+ORIGIN = {"tokenizer": "tokenizer", "data": "transform or dataset"}  # what a shard is of
+
+
+class Encoded(Protocol):
+    """A model whose tokenizer made, or did not make, some latents."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+@config
+class LatentsConfig:
+    folder: str
+
+    def build(self, split: str) -> "Latents":
+        return Latents(Path(self.folder, split))
+
+
+class Latents:
+    """x is `Moments`, as the dataset would give after encoding; flips where they were encoded."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / MANIFEST).is_file():
+            raise ValueError(
+                f"{folder}: has no {MANIFEST}: not a split of encoded latents, or its encoding is "
+                "not finished (run train_scripts/encode.py again)"
+            )
+        self.folder, self.manifest = folder, read_json(folder / MANIFEST)
+        self.count, self.shard = int(self.manifest["examples"]), int(self.manifest["shard"])
+        shards = -(-self.count // self.shard)
+        self.paths = [shard_path(folder, number) for number in range(shards)]
+        for number, path in enumerate(self.paths):
+            check_origin(path, self.manifest["origin"], number)
+        self.opened: dict[int, tuple[dict[str, Tensor], Any]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, indices: Sequence[int]) -> Batch:
+        return self._batch(indices, [False] * len(indices), [0.0] * len(indices))
+
+    def augmented(self, indices: Sequence[int], keys: Keys) -> Batch:
+        """With the flips and captions that `Pictures` would choose for the same keys."""
+        flips = mirrored(keys).tolist() if self.manifest["flip"] else [False] * len(indices)
+        return self._batch(indices, flips, keys.fold("caption").uniform().tolist())
+
+    def check(self, model: Encoded) -> None:
+        """ValueError unless the model's tokenizer made these latents."""
+        ours, theirs = self.manifest["origin"]["tokenizer"], identity(model.tokenizer)
+        if ours != theirs:
+            raise ValueError(
+                f"{self.folder}: latents of another tokenizer than the model's ({ours[:8]} here, "
+                f"{theirs[:8]} there)"
+            )
+
+    def _batch(
+        self, indices: Sequence[int], flips: Sequence[bool], which: Sequence[float]
+    ) -> Batch:
+        rows: list[dict[str, Tensor]] = []
+        prompts: list[str] = []
+        for index, flip, u in zip(indices, flips, which, strict=True):
+            tensors, captions = self._open(index // self.shard)
+            row, side = index % self.shard, "_flip" if flip else ""
+            found = {"mean": tensors[f"mean{side}"], "std": tensors.get(f"std{side}")}
+            found["label"] = tensors.get("label")
+            rows.append({name: value[row] for name, value in found.items() if value is not None})
+            prompts += [pick(captions[row], u)] if captions else []
+        stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        std = stacked["std"].float() if "std" in stacked else None
+        cond = Cond(label=stacked.get("label"), prompts=tuple(prompts) or None)
+        return Batch(Moments(stacked["mean"].float(), std), cond)
+
+    def _open(self, number: int) -> tuple[dict[str, Tensor], Any]:
+        """A shard's tensors, mapped from the file and not read, and its captions."""
+        if number not in self.opened:
+            path = self.paths[number]
+            self.opened[number] = load_tensors(path), read_header(path)["captions"]
+        return self.opened[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "opened": {}}
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"latents-{number:05d}.safetensors"
+
+
+def save_shard(
+    folder: Path,
+    number: int,
+    tensors: Mapping[str, Tensor],
+    captions: list[tuple[str, ...]] | None,
+    origin: Mapping[str, str],
+) -> None:
+    """Whole or absent, and the same bytes for the same content."""
+    about = {"origin": dict(origin), "split": folder.name, "number": number, "captions": captions}
+    # one key: the library writes several in any order
+    save_tensors(shard_path(folder, number), tensors, {HEADER: json.dumps(about)})
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a shard says of itself. ValueError if it is missing, damaged or no shard."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such shard")
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()[HEADER])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: truncated, or not a shard of latents: {error}") from error
+
+
+def check_origin(path: Path, origin: Mapping[str, str], number: int) -> None:
+    """ValueError naming the shard unless it is this part of this data by this tokenizer."""
+    about = read_header(path)
+    for part, name in ORIGIN.items():
+        here, wanted = about["origin"][part], origin[part]
+        if here != wanted:
+            raise ValueError(f"{path}: of another {name} ({here[:8]} instead of {wanted[:8]})")
+    if (about["split"], about["number"]) != (path.parent.name, number):
+        raise ValueError(f"{path}: is shard {about['number']} of {about['split']}")
+
+
+def identity(tokenizer: Any) -> str:
+    """What tells a tokenizer's latents from others': the sha256 of its config and its tensors, but
+    for the decoder's (`decoder_parameters`), which may be trained further while latents stay.
+    """
+    decoder: Iterable[Tensor] = getattr(tokenizer, "decoder_parameters", tuple)()
+    free = {id(parameter) for parameter in decoder}
+    known = hashlib.sha256(type(tokenizer).__qualname__.encode())
+    known.update(json.dumps(dump(tokenizer.config), sort_keys=True).encode())
+    for name, tensor in sorted(tokenizer.state_dict(keep_vars=True).items()):
+        if id(tensor) not in free:
+            plain = tensor.detach().cpu().contiguous()
+            known.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+            known.update(plain.flatten().view(torch.uint8).numpy())
+    return known.hexdigest()
