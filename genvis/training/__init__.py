@@ -6,6 +6,7 @@ CALLBACKS = Table(
     "callback",
     {
         "validation": "genvis.training.callbacks:Validation",
+        "activations": "genvis.training.callbacks:Activations",
         "samples": "genvis.training.callbacks:SampleGrid",
     },
 )

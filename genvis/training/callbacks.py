@@ -1,12 +1,13 @@
-"""What happens beside training: a validation loss and pictures."""
+"""What happens beside training: a validation loss, activations by layer, and pictures."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genvis.config import config
 from genvis.images import save_grid
@@ -82,6 +83,45 @@ class Validation:
             for k in range(BINS):
                 values[f"{name}_loss_level_{k}"] = loss.per_sample[bins == k].mean().item()
         return values
+
+
+@config
+class Activations:
+    """Root mean squares of what chosen modules put out and of the loss's gradient there, on fixed
+    held-out examples, in evaluation mode: `feature_NAME` and `gradient_NAME`.
+    """
+
+    match: str  # a regular expression on whole module names, such as blocks[.]\\d+
+    every: int = 50
+    count: int = 64  # examples
+
+    def __post_init__(self) -> None:
+        if min(self.every, self.count) < 1:
+            raise ValueError("every and count must be at least 1")
+
+    def __call__(self, run: Run) -> None:
+        net = run.model.net
+        chosen = {n: m for n, m in net.named_modules() if re.fullmatch(self.match, n)}
+        if not chosen:
+            raise ValueError(f"match: no module of {type(net).__name__} is named {self.match!r}")
+        device = next(net.parameters()).device
+        batch = to(run.validation[[i % len(run.validation) for i in range(self.count)]], device)
+        keys = HashKeys.of(0, range(self.count), device).fold("activations")
+        outputs: dict[str, Tensor] = {}
+        handles = [
+            module.register_forward_hook(lambda *call, name=name: outputs.update({name: call[2]}))
+            for name, module in chosen.items()
+        ]
+        training = net.training
+        net.eval()
+        loss = run.loss(net, batch, keys).per_sample.mean()
+        gradients = torch.autograd.grad(loss, list(outputs.values()))  # leaves .grad alone
+        net.train(training)
+        for handle in handles:
+            handle.remove()
+        for kind, tensors in (("feature", outputs.values()), ("gradient", gradients)):
+            values = torch.stack([x.detach().square().mean().sqrt() for x in tensors]).tolist()
+            run.log(run.step, {f"{kind}_{n}": v for n, v in zip(outputs, values, strict=True)})
 
 
 @config
