@@ -11,7 +11,7 @@ import functools
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -193,6 +193,20 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
         else:
             section[last] = value
     return result
+
+
+def check_arguments(given: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """ConfigError names the first of the `given` arguments that `owner`, a released class, lacks."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            hint = _nearest(name, known) or f"; it has {', '.join(known)}"
+            raise ConfigError(f"{owner} has no argument {name!r}{hint}")
+
+
+def renamed(given: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Those of the given values that `names`, theirs to ours, speaks of."""
+    return {ours: given[theirs] for theirs, ours in names.items() if theirs in given}
 
 
 def first_difference(ours: Any, theirs: Any, path: str = "") -> str | None:

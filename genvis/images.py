@@ -3,7 +3,8 @@
 import io
 import zlib
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -64,10 +65,15 @@ def save_grid(path: str | Path, images: Tensor, columns: int) -> None:
     atomic_write(path, png(grid(images, columns, scale=max(1, 64 // images.shape[-1]))))
 
 
-def save_npz(path: str | Path, images: Tensor, labels: Tensor) -> None:
-    """The ADM sample format: `arr_0` uint8 (N, H, W, 3) and `arr_1` int64 labels."""
+def save_npz(path: str | Path, images: Tensor, labels: Tensor | None) -> None:
+    """The ADM sample format: `arr_0` uint8 (N, H, W, 3) and, if there are any, `arr_1` int64
+    labels.
+    """
+    arrays: dict[str, Any] = {"arr_0": to_uint8(images).permute(0, 2, 3, 1).numpy()}
+    if labels is not None:
+        arrays["arr_1"] = labels.numpy()
     buffer = io.BytesIO()
-    np.savez(buffer, arr_0=to_uint8(images).permute(0, 2, 3, 1).numpy(), arr_1=labels.numpy())
+    np.savez(buffer, **arrays)
     atomic_write(path, buffer.getvalue())
 
 
@@ -79,24 +85,42 @@ def load_npz(path: str | Path) -> tuple[Tensor, Tensor]:
     images, labels = read_npz(path)
     if labels is None:
         raise ValueError(f"{path}: without arr_0 and arr_1: the labels are missing")
-    return from_uint8(images), labels
+    return from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)
 
 
-def read_npz(path: str | Path) -> tuple[Tensor, Tensor | None]:
-    """(images (N, 3, H, W) uint8, labels (N,) int64 or None) from an ADM file; see `load_npz`."""
+def read_npz(path: str | Path, mapped: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """(images (N, H, W, 3) uint8, labels (N,) int64 or None) from an ADM file; see `load_npz`.
+
+    mapped: images of a file that is not compressed stay on the disk until they are indexed, and
+    damage inside them is not noticed.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such sample file")
     try:
         with np.load(path, allow_pickle=False) as data:
-            images, labels = data["arr_0"], data.get("arr_1")
+            entry, labels = data.zip.getinfo("arr_0.npy"), data.get("arr_1")
+            alone = mapped and entry.compress_type == ZIP_STORED
+            images = _mapped(Path(path), entry) if alone else data["arr_0"]
     except DAMAGED as e:
         raise ValueError(f"{path}: truncated, or without arr_0 and arr_1: {e}") from e
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         form = f"{images.shape} {images.dtype}"
         raise ValueError(f"{path}: arr_0 must be (N, H, W, 3) uint8, got {form}")
     if labels is None:
-        return torch.from_numpy(images).permute(0, 3, 1, 2), None
+        return images, None
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         form = f"{labels.shape} {labels.dtype}"
         raise ValueError(f"{path}: arr_1 must be {len(images)} integer labels, got {form}")
-    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels.astype(np.int64))
+    return images, labels.astype(np.int64)
+
+
+def _mapped(path: Path, entry: ZipInfo) -> np.ndarray:
+    """The array of an entry that is stored as it is, without reading it."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + 26)  # lengths of its name and extra field
+        name, extra = np.frombuffer(file.read(4), "<u2")
+        file.seek(int(name) + int(extra), io.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape)

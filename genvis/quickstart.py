@@ -122,7 +122,9 @@ class Quickstart:
             raise
 
     def _sample(self, generator: Generator, model: Path, out: Path) -> tuple[Tensor, Tensor]:
-        return sample_folder(generator, self.sampling, out, fingerprint(model))
+        images, labels = sample_folder(generator, self.sampling, out, fingerprint(model))
+        assert labels is not None  # `_check` has counted them
+        return images, labels
 
     def _search(self, generator: Generator, folder: Path, notes: "Notes") -> None:
         rows = search_folder(

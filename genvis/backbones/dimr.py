@@ -20,7 +20,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config
+from genvis.config import ConfigError, build, check_arguments, config, renamed
 from genvis.kernels.attention import attention
 from genvis.nn.embeddings import LabelEmbedder
 from genvis.nn.time_norms import TimeLayerNorm, TimeRMSNorm
@@ -373,7 +373,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 OFFICIAL_NORMS = {"TDRMSN": "time_rms", "LN": "time_layer", "RMSN": "rms", "ADARMSN": "token_rms"}
 # what the other block is made with
 OFFICIAL_UNUSED = {"TransformerBlock": "kernel_size", "ConvNeXtBlock": "num_attention_heads"}
-OFFICIAL_ARGUMENTS = {
+OFFICIAL_ARGUMENTS = (
+    *("channels", "stage_configs", "num_classes", "norm_type", "pe_type", "block_grad_to_lowres"),
+)
+STAGE_ARGUMENTS = {
     "dim": "width",
     "hidden_dim": "hidden",
     "num_blocks": "depth",
@@ -390,28 +393,26 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> D
     """A DiMR from the model arguments and state dict of the release (its `MRModel`), whose last
     class means "no class".
     """
-    given = dict(official)
+    check_arguments(official, OFFICIAL_ARGUMENTS, "the released DiMR")
     try:
-        stages = [_official_stage(stage) for stage in given.pop("stage_configs")]
-        fields = {"channels": given.pop("channels"), "stages": [stage for stage, _ in stages]}
+        stages = [_official_stage(stage) for stage in official["stage_configs"]]
+        fields = {"channels": official["channels"], "stages": [stage for stage, _ in stages]}
     except KeyError as missing:
         raise ConfigError(f"the released DiMR needs the argument {missing}") from missing
     sizes = sorted({size for _, size in stages})
     if len(sizes) > 1:
         raise ConfigError(f"max_height and max_width of the stages are of several maps: {sizes}")
-    norm = given.pop("norm_type", "LN")
+    norm = official.get("norm_type", "LN")
     if norm not in OFFICIAL_NORMS:
         raise ConfigError(f"norm_type: {norm!r} is not one of {', '.join(OFFICIAL_NORMS)}")
-    if given.pop("pe_type", "APE") != "APE":
+    if official.get("pe_type", "APE") != "APE":
         raise ConfigError("pe_type must be 'APE': the released axial RoPE fails with a class token")
     fields |= {
         "size": sizes[0],
-        "num_classes": given.pop("num_classes", 1) - 1,
+        "num_classes": official.get("num_classes", 1) - 1,
         "norm": OFFICIAL_NORMS[norm],
-        "detach": given.pop("block_grad_to_lowres", False),
+        "detach": official.get("block_grad_to_lowres", False),
     }
-    if given:
-        raise ConfigError(f"the released DiMR has no argument {next(iter(given))!r}")
     net = build(DiMRConfig, fields).build()
     ours = "class_embeds.embedding_table."
     renamed = {name.replace("class_embeds.", ours): value for name, value in state.items()}
@@ -427,8 +428,5 @@ def _official_stage(official: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
     if kind not in OFFICIAL_UNUSED:
         raise ConfigError(f"block_type: {kind!r} is not one of {', '.join(OFFICIAL_UNUSED)}")
     given.pop(OFFICIAL_UNUSED[kind], None)
-    foreign = [name for name in given if name not in OFFICIAL_ARGUMENTS]
-    if foreign:
-        raise ConfigError(f"a stage of the released DiMR has no argument {foreign[0]!r}")
-    fields = {OFFICIAL_ARGUMENTS[name]: value for name, value in given.items()}
-    return fields, (height * reduction, width * reduction)
+    check_arguments(given, STAGE_ARGUMENTS, "a stage of the released DiMR")
+    return renamed(given, STAGE_ARGUMENTS), (height * reduction, width * reduction)

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config
+from genvis.config import build, check_arguments, config, renamed
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.norms import Norms
 from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, modulate
@@ -176,16 +176,9 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> D
     """A DiT from the constructor arguments and state dict of the released class (the keys are the
     same).
     """
-    fields = {"learned_variance": True}  # the released default
-    for name, value in official.items():
-        if name == "class_dropout_prob":
-            fields["null_class"] = value > 0  # the released table has the extra row only then
-        elif name in OFFICIAL_ARGUMENTS:
-            fields[OFFICIAL_ARGUMENTS[name]] = value
-        else:
-            raise ConfigError(
-                f"the released DiT has no argument {name!r}; it has {', '.join(OFFICIAL_ARGUMENTS)}"
-            )
-    net = build(DiTConfig, fields).build()
+    check_arguments(official, (*OFFICIAL_ARGUMENTS, "class_dropout_prob"), "the released DiT")
+    # the released table of labels has the extra row only where it drops some
+    fields = {"learned_variance": True, "null_class": official.get("class_dropout_prob", 0.1) > 0}
+    net = build(DiTConfig, {**fields, **renamed(official, OFFICIAL_ARGUMENTS)}).build()
     load_state(net, state, "official DiT")
     return net

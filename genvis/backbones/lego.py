@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genvis.backbones.dit import Block, DiTConfig, FinalLayer
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config
+from genvis.config import ConfigError, build, check_arguments, config, renamed
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.norms import Norms
 from genvis.nn.transformer import PatchEmbed
@@ -280,6 +280,7 @@ OFFICIAL_ARGUMENTS = {
     "mlp_ratio": "mlp_ratio",
 }
 DEFAULTS = {"model_type": ["lego_S_2", "lego_S_8", "lego_S_2"], "depths": [2, 4, 6]}
+OTHER_ARGUMENTS = ("img_resolution", "model_type", "depths", "brick presets", "augment_dim")
 UNUSED = ("class_dropout_prob", "learn_sigma", "train_intermediate_stages", "use_fp16")
 
 
@@ -291,21 +292,19 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> L
     training used, or nothing at all (`learn_sigma`), is passed over; the EDM preconditioning around
     the network is the prediction's.
     """
-    given = {**DEFAULTS, **{k: v for k, v in official.items() if k not in UNUSED}}
-    if given.pop("augment_dim", 0):
+    known = (*OFFICIAL_ARGUMENTS, *OTHER_ARGUMENTS, *UNUSED)
+    check_arguments(official, known, "the released LEGO")
+    given = {**DEFAULTS, **official}
+    if given.get("augment_dim", 0):
         raise ConfigError("augment_dim must be 0: augmentation labels are not part of this network")
-    presets = {name: _parse(words) for name, words in given.pop("brick presets", {}).items()}
+    presets = {name: _parse(words) for name, words in given.get("brick presets", {}).items()}
     fields = _bricks(
-        given.pop("img_resolution", []),
-        given.pop("model_type"),
-        given.pop("depths"),
+        given.get("img_resolution", []),
+        given["model_type"],
+        given["depths"],
         OFFICIAL_BRICKS | presets,
     )
-    for name, value in given.items():
-        if name not in OFFICIAL_ARGUMENTS:
-            raise ConfigError(f"the released LEGO has no argument {name!r}")
-        fields[OFFICIAL_ARGUMENTS[name]] = value
-    net = build(LEGOConfig, fields).build()
+    net = build(LEGOConfig, fields | renamed(given, OFFICIAL_ARGUMENTS)).build()
     load_state(net, state, "official LEGO")
     return net
 

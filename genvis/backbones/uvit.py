@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config, dump
+from genvis.config import ConfigError, build, check_arguments, config, dump, renamed
 from genvis.nn import SKIP_SCALES
 from genvis.nn.embeddings import LabelEmbedder, sinusoids
 from genvis.nn.norms import Norms
@@ -239,12 +239,8 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> U
     config is given too and is 0: then all are real, as for ImageNet 64.
     """
     known = (*OFFICIAL_ARGUMENTS, *SCALELONG_ARGUMENTS, *OTHER_ARGUMENTS)
-    unknown = [name for name in official if name not in known]
-    if unknown:
-        raise ConfigError(
-            f"the released U-ViT's argument {unknown[0]!r} is not one of {', '.join(known)}"
-        )
-    given = {ours: official[name] for name, ours in OFFICIAL_ARGUMENTS.items() if name in official}
+    check_arguments(official, known, "the released U-ViT")
+    given = renamed(official, OFFICIAL_ARGUMENTS)
     classes = max(given.get("num_classes", 0), 0)  # the released class says -1 for none
     null = classes > 0 and official.get("p_uncond", 1) > 0
     fields = {**dump(OFFICIAL_DEFAULTS), **given}

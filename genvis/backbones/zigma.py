@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config
+from genvis.config import ConfigError, build, check_arguments, config, renamed
 from genvis.kernels.attention import attention
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.mamba import BiMamba, Mamba
@@ -296,6 +296,11 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> Z
     """A ZigMa from the constructor arguments and state dict of the released class. Without
     `rms_norm`, the state dict tells which norm it has.
     """
+    known = (*OFFICIAL_ARGUMENTS, *OFFICIAL_OTHERS, *OFFICIAL_TRAINING)
+    check_arguments(official, known, "the released ZigMa")
+    for name in ("video_frames", "tpe"):
+        if official.get(name):
+            raise ConfigError(f"{name}={official[name]!r}: videos are not implemented")
     fields: dict[str, Any] = {"patch": 1, "num_classes": 0, "null_class": False}
     fields["positions"] = OFFICIAL_POSITIONS[official.get("use_pe", 0)]
     rms = official.get("rms_norm", "norm_f.bias" not in state)
@@ -304,17 +309,9 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> Z
         fields["text_width"] = official.get("d_context", 0)
     else:
         fields["num_classes"] = max(official.get("num_classes", -1), 0)
-    for name, value in (official.get("ssm_cfg") or {}).items():
-        if name not in OFFICIAL_SSM:
-            raise ConfigError(f"ssm_cfg: {name!r} is not one of {', '.join(OFFICIAL_SSM)}")
-        fields[OFFICIAL_SSM[name]] = value
-    for name, value in official.items():
-        if name in OFFICIAL_ARGUMENTS:
-            fields[OFFICIAL_ARGUMENTS[name]] = value
-        elif name not in (*OFFICIAL_OTHERS, *OFFICIAL_TRAINING):
-            raise ConfigError(f"the released ZigMa has no argument {name!r}")
-        elif name in ("video_frames", "tpe") and value:
-            raise ConfigError(f"{name}={value!r}: videos are not implemented")
+    scan = official.get("ssm_cfg") or {}
+    check_arguments(scan, OFFICIAL_SSM, "ssm_cfg of the released ZigMa")
+    fields |= renamed(scan, OFFICIAL_SSM) | renamed(official, OFFICIAL_ARGUMENTS)
     net = build(ZigMaConfig, fields).build()
     load_state(net, state, "official ZigMa")
     return net

@@ -6,17 +6,15 @@ three choices that combine freely.
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from PIL import Image
 
 from genvis.config import config
 from genvis.data.pictures import Entry, Pictures, split_rows
-from genvis.data.stores import Store, expand, open_store
-from genvis.data.view import View, decode
+from genvis.data.stores import Store, beside, expand, images_of, open_store, read, readable
+from genvis.data.view import View, rgb
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 EDM, METADATA = "dataset.json", "metadata.jsonl"
 
 
@@ -60,7 +58,7 @@ class Files:
     def __init__(self, source: str, store: Store, config: FilesConfig) -> None:
         self.source, self.store = source, store
         self.problems: list[str] = []
-        images = [n for n in store.names if PurePosixPath(n).suffix.lower() in EXTENSIONS]
+        images = images_of(store.names)
         labels = self._labels(config.labels, images)
         captions = self._captions(config, images)
         self.entries = [
@@ -75,7 +73,8 @@ class Files:
         ]
 
     def open(self, index: int) -> Image.Image:
-        return decode(self.store.read(self.entries[index].name))
+        with readable(), self.store.open(self.entries[index].name) as file:
+            return rgb(Image.open(file))
 
     def _labels(self, kind: str | None, images: list[str]) -> dict[str, int]:
         if kind == "folders":
@@ -103,7 +102,7 @@ class Files:
                 f"{where}: no such file; are the folders the classes (labels: folders)?"
             )
         try:
-            pairs = json.loads(self.store.read(EDM))["labels"]
+            pairs = json.loads(read(self.store, EDM))["labels"]
             labels = dict(pairs or ())
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -129,7 +128,7 @@ class Files:
         if METADATA not in self.store.names:
             raise ValueError(f"{where}: no such file; it belongs beside the images, in their split")
         captions = {}
-        for number, line in enumerate(self.store.read(METADATA).decode().splitlines(), 1):
+        for number, line in enumerate(read(self.store, METADATA).decode().splitlines(), 1):
             try:
                 row = json.loads(line)
                 name, said = row["file_name"], row.get(column)
@@ -144,14 +143,12 @@ class Files:
 
     def _beside(self, images: list[str], extension: str) -> dict[str, str]:
         """The text of the file beside each image, where there is one."""
-        there = set(self.store.names)
-        paths = {name: str(PurePosixPath(name).with_suffix(extension)) for name in images}
-        found = {name: path for name, path in paths.items() if path in there}
+        found = beside(self.store, images, extension)
         return {name: self._text(path) for name, path in found.items()}
 
     def _text(self, name: str) -> str:
         try:
-            return self.store.read(name).decode()
+            return read(self.store, name).decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.source}: {name}: not UTF-8: {error}") from error
 

@@ -1,6 +1,7 @@
 """Hugging Face datasets, on the disk or, where asked for, from the hub. Needs `datasets`."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from PIL import Image
 
 from genvis.config import config
 from genvis.data.pictures import Entry, Pictures, split_rows
-from genvis.data.view import View, decode
+from genvis.data.stores import readable
+from genvis.data.view import View, rgb
 
 
 @config
@@ -63,10 +65,8 @@ class Rows:
 
     def open(self, index: int) -> Image.Image:
         stored = self.table[index][self.image]
-        try:
-            return decode(stored["bytes"] or Path(stored["path"]).read_bytes())
-        except OSError as error:
-            raise ValueError(str(error)) from error
+        with readable():
+            return rgb(Image.open(BytesIO(stored["bytes"] or Path(stored["path"]).read_bytes())))
 
 
 def _entry(name: str, config: HuggingFaceConfig, label: Any, said: Any) -> Entry:

@@ -9,9 +9,24 @@ import re
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
 
+from PIL import Image, UnidentifiedImageError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+UNREADABLE = (  # what a store and Pillow raise at a file that is damaged, or is no image
+    OSError,
+    SyntaxError,
+    EOFError,
+    ValueError,
+    Image.DecompressionBombError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -21,9 +36,40 @@ class Store(Protocol):
     names: list[str]
     folders: list[str]
 
-    def read(self, name: str) -> bytes:
-        """ValueError if the bytes cannot be had."""
+    def open(self, name: str) -> IO[bytes]:
+        """What this and reading from it raise is among `UNREADABLE`."""
         ...
+
+    def stamp(self, name: str) -> str:
+        """What changes when the file does, told without reading it."""
+        ...
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """What `UNREADABLE` says, as a ValueError of one line."""
+    try:
+        yield
+    except UNREADABLE as error:
+        said = "" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        raise ValueError(said or "not an image") from error
+
+
+def read(store: Store, name: str) -> bytes:
+    """ValueError if the bytes cannot be had."""
+    with readable(), store.open(name) as file:
+        return file.read()
+
+
+def images_of(names: Iterable[str]) -> list[str]:
+    return [name for name in names if PurePosixPath(name).suffix.lower() in EXTENSIONS]
+
+
+def beside(store: Store, images: Iterable[str], extension: str) -> dict[str, str]:
+    """The file with that extension beside each image, where there is one."""
+    there = set(store.names)
+    paths = {name: str(PurePosixPath(name).with_suffix(extension)) for name in images}
+    return {name: path for name, path in paths.items() if path in there}
 
 
 def open_store(path: str) -> Store:
@@ -63,11 +109,11 @@ class Folder:
                 self.folders = sorted(folders)
         self.names.sort()
 
-    def read(self, name: str) -> bytes:
-        try:
-            return Path(self.path, name).read_bytes()
-        except OSError as error:
-            raise ValueError(f"cannot be read: {error.strerror}") from error
+    def open(self, name: str) -> IO[bytes]:
+        return Path(self.path, name).open("rb")
+
+    def stamp(self, name: str) -> str:
+        return _changed(Path(self.path, name))
 
 
 class Zip:
@@ -79,11 +125,12 @@ class Zip:
         listed = self._file().namelist()
         self.names, self.folders = _sorted([name for name in listed if name[-1] != "/"], listed)
 
-    def read(self, name: str) -> bytes:
-        try:
-            return self._file().read(name)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-            raise ValueError(f"cannot be read: {error}") from error
+    def open(self, name: str) -> IO[bytes]:
+        return self._file().open(name)
+
+    def stamp(self, name: str) -> str:
+        entry = self._file().getinfo(name)
+        return f"{entry.file_size} {entry.CRC}"
 
     def _file(self) -> zipfile.ZipFile:
         if self.opened is None or self.opened[0] != os.getpid():
@@ -115,14 +162,23 @@ class Tars:
                     self.places[name] = path, member.offset_data, member.size
         self.names, self.folders = _sorted(list(self.places), [*self.places, *folders])
 
-    def read(self, name: str) -> bytes:
+    def open(self, name: str) -> IO[bytes]:
         path, offset, size = self.places[name]
         with open(path, "rb") as file:
             file.seek(offset)
             data = file.read(size)
         if len(data) < size:
-            raise ValueError(f"cannot be read: {path} ends too early")
-        return data
+            raise ValueError(f"{path} ends too early")
+        return BytesIO(data)
+
+    def stamp(self, name: str) -> str:
+        path, offset, _ = self.places[name]
+        return f"{offset} {_changed(Path(path))}"
+
+
+def _changed(path: Path) -> str:
+    known = path.stat()
+    return f"{known.st_size} {known.st_mtime_ns}"
 
 
 def _members(path: str) -> list[tarfile.TarInfo]:

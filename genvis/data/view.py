@@ -5,28 +5,19 @@ code, which ImageNet FIDs assume; Karras et al. 2022 ("center-crop"); Tian et al
 Letters: S the wanted side.
 """
 
-import io
 import math
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from genvis.config import config
 from genvis.random import Keys
 
 Where = tuple[float, float, float]  # uniforms for scale, top and left; None: the centre
-UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    EOFError,
-    ValueError,
-)
 DEEP = ("I", "F")  # the first letters of modes beyond 8 bits, which a conversion would clip
 
 
@@ -54,19 +45,20 @@ class View:
         return torch.from_numpy(square).permute(2, 0, 1)
 
 
-def decode(data: bytes) -> Image.Image:
-    """An RGB picture, upright, transparent parts on white. ValueError says why it is unreadable."""
-    try:
-        return rgb(Image.open(io.BytesIO(data)))
-    except UNREADABLE as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-
-
 def rgb(picture: Image.Image) -> Image.Image:
-    """The same, of an opened picture. Grey becomes three equal channels."""
+    """An opened picture upright, as RGB; raises `UNREADABLE`."""
+    check_depth(picture)
+    return flat(ImageOps.exif_transpose(picture))
+
+
+def check_depth(picture: Image.Image) -> None:
+    """ValueError for more than 8 bits a channel; looks at the header alone."""
     if picture.mode.startswith(DEEP):
         raise ValueError(f"more than 8 bits a channel (mode {picture.mode}): convert it first")
-    picture = ImageOps.exif_transpose(picture)
+
+
+def flat(picture: Image.Image) -> Image.Image:
+    """As RGB, transparent parts on white; grey becomes three equal channels."""
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         paper = Image.new("RGBA", layer.size, "white")

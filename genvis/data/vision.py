@@ -6,6 +6,7 @@ from PIL import Image
 
 from genvis.config import config
 from genvis.data.pictures import Entry, Pictures
+from genvis.data.stores import readable
 from genvis.data.view import View, rgb
 
 
@@ -48,10 +49,8 @@ class Examples:
         self.entries = [Entry(str(i), int(label)) for i, label in enumerate(labels)]
 
     def open(self, index: int) -> Image.Image:
-        try:
+        with readable():
             return rgb(self.data[index][0])
-        except OSError as error:
-            raise ValueError(str(error)) from error
 
 
 def _expected(config: TorchvisionConfig) -> str:

@@ -46,8 +46,7 @@ class Source(Protocol):
 SOURCES = Table(
     "source of images",
     {
-        "folder": "genvis.evaluation.files:Folder",
-        "zip": "genvis.evaluation.files:Archive",
+        "files": "genvis.evaluation.files:Stored",
         "npz": "genvis.evaluation.files:Arrays",
         "run": "genvis.evaluation.generated:Run",
         "pipeline": "genvis.integrations.diffusers_pipeline:Pipeline",
@@ -56,24 +55,23 @@ SOURCES = Table(
 
 
 def source_of(given: str | Path, overrides: tuple[str, ...] = ()) -> Source:
-    """The source behind a path: an .npz or .zip, a folder of samples or images, a run or model
-    folder, a folder of a diffusers pipeline, or a .yaml that says which. ValueError for none.
+    """The source behind a path: an .npz, .zip or .tar, a folder of samples or images, a run or
+    model folder, a folder of a diffusers pipeline, or a .yaml that says which. ValueError for none.
     """
     path = Path(given)
     if path.suffix == ".yaml":
         return SOURCES.build(override(read_yaml(path), overrides))
     kinds = {
         "npz": path.suffix == ".npz",
-        "zip": path.suffix == ".zip",
         "pipeline": (path / "model_index.json").is_file(),
         "run": (path / "model.safetensors").is_file() or (path / "model").is_dir(),
-        "folder": path.is_dir(),
+        "files": path.is_dir() or path.suffix in (".zip", ".tar"),
     }
-    if not path.exists():
+    if not path.exists() and path.suffix != ".tar":  # which may stand for many
         raise ValueError(f"{path}: no such file or folder")
     if (path / "samples.npz").is_file():  # a sample folder
         kinds, path = {"npz": True}, path / "samples.npz"
     name = next((name for name, fits in kinds.items() if fits), None)
     if name is None:
-        raise ValueError(f"{path}: neither an .npz, a .zip, a .yaml nor a folder")
+        raise ValueError(f"{path}: neither an .npz, .zip, .tar, .yaml nor a folder")
     return SOURCES.build({"name": name, "path": str(path)})

@@ -1,14 +1,14 @@
 """A generator of ours inside a pipeline of diffusers: its network and tokenizer in their shapes.
 
     DiTPipeline(transformer=NetForDiffusers(generator, scheduler),
-                vae=TokenizerForDiffusers(generator.tokenizer), scheduler=scheduler)
+                vae=TokenizerForDiffusers(generator.tokenizer, latent_channels=4, factor=8),
+                scheduler=scheduler)
 
 The pipeline does the sampling, with its own scheduler and its own random numbers; such a pipeline
 lives in memory: its `save_pretrained` leaves our parts out, and says so.
 Letters: B images, C channels, H W map size, L text tokens, S their width, K classes.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,38 +19,10 @@ from genvis.integrations.diffusers_scheduler import schedule_of
 from genvis.processes.along import Along
 from genvis.processes.denoiser import like
 from genvis.samplers.generator import NOTHING_GUIDED, Generator, Guidance
-from genvis.types import Cond, Denoise, Tokenizer
+from genvis.tokenizers.tiled import tiled, tiled_encode
+from genvis.types import Cond, Denoise, Moments, Tokenizer
 
-
-@dataclass(frozen=True)
-class Output:
-    """What pipelines take `.sample` of, or unpack."""
-
-    sample: Tensor
-
-
-@dataclass(frozen=True)
-class LatentDist:
-    """Moments as diffusers has them: drawn from with a torch generator, not with keys."""
-
-    mean: Tensor
-    std: Tensor | None
-
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        if self.std is None:
-            return self.mean
-        draw = diffusers_class("randn_tensor", "diffusers.utils.torch_utils")
-        shape, device, dtype = self.mean.shape, self.mean.device, self.mean.dtype
-        noise: Tensor = draw(shape, generator=generator, device=device, dtype=dtype)
-        return self.mean + self.std * noise
-
-
-@dataclass(frozen=True)
-class Encoded:
-    latent_dist: LatentDist
+VAE, OUTPUTS = "diffusers.models.autoencoders.vae", "diffusers.models.modeling_outputs"
 
 
 class _Shaped(nn.Module):
@@ -118,7 +90,9 @@ class NetForDiffusers(_Shaped):
         found = self.denoise(x, t, self._cond(len(x), class_labels, encoder_hidden_states))
         p, q = prediction.row(process, t)
         out = (like(p, x) * found.x0 + like(q, x) * found.eps).to(sample.dtype)
-        return Output(out) if return_dict else (out,)
+        if not return_dict:
+            return (out,)
+        return diffusers_class("Transformer2DModelOutput", OUTPUTS)(sample=out)
 
     def _cond(self, rows: int, label: Tensor | None, text: Tensor | None) -> Cond:
         if not self.num_classes:
@@ -132,19 +106,78 @@ class NetForDiffusers(_Shaped):
 
 
 class TokenizerForDiffusers(_Shaped):
-    """A tokenizer as a `vae` whose latents are scaled already (scaling_factor 1)."""
+    """A tokenizer as a `vae`, with the methods of `AutoencoderKL`: outputs and distributions are
+    those of diffusers, slicing and tiling are of this view.
 
-    def __init__(self, tokenizer: Tokenizer, latent_channels: int = 4) -> None:
+    Latents are scaled already (scaling_factor 1, no shift). factor: pixels a side of a latent cell.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, latent_channels: int, factor: int) -> None:
+        if factor < 1 or factor & (factor - 1):
+            raise ValueError(f"factor must be a power of 2, as pipelines compute it, got {factor}")
         super().__init__(
-            scaling_factor=1.0, shift_factor=None, latent_channels=latent_channels, in_channels=3
+            scaling_factor=1.0,
+            shift_factor=None,
+            latent_channels=latent_channels,
+            in_channels=3,
+            block_out_channels=(latent_channels,) * factor.bit_length(),  # only its length is read
         )
-        self.tokenizer = tokenizer
+        self.tokenizer, self.factor = tokenizer, factor
+        self.slicing = False
+        self.tile: tuple[int, int] | None = None  # size and overlap in latent cells
+
+    def enable_slicing(self) -> None:
+        """Rows one by one, with the same result."""
+        self.slicing = True
+
+    def disable_slicing(self) -> None:
+        self.slicing = False
+
+    def enable_tiling(self, tile: int = 32, overlap: int = 8) -> None:
+        """Latent maps above `tile` cells a side in parts; see `tiled` for what that changes."""
+        self.tile = tile, overlap
+
+    def disable_tiling(self) -> None:
+        self.tile = None
 
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
-        moments = self.tokenizer.encode(x)
-        found = Encoded(LatentDist(moments.mean, moments.std))
-        return found if return_dict else (found.latent_dist,)
+        """Images (B, 3, H, W) in [-1, 1]; the code is `.latent_dist`."""
+        rows = [self._moments(part) for part in self._rows(x)]
+        mean = torch.cat([row.mean for row in rows])
+        stds = [row.std for row in rows if row.std is not None]
+        logvar = 2 * torch.cat(stds).log() if stds else torch.zeros_like(mean)
+        gaussian = diffusers_class("DiagonalGaussianDistribution", VAE)
+        dist = gaussian(torch.cat([mean, logvar], dim=1), deterministic=not stds)
+        if not return_dict:
+            return (dist,)
+        return diffusers_class("AutoencoderKLOutput", OUTPUTS)(latent_dist=dist)
 
-    def decode(self, z: Tensor, return_dict: bool = True) -> Any:
-        images = self.tokenizer.decode(z)
-        return Output(images) if return_dict else (images,)
+    def decode(self, z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        """Latents (B, c, h, w); the images are `.sample`. Nothing is drawn from the generator."""
+        images = torch.cat([self._images(part) for part in self._rows(z)])
+        return diffusers_class("DecoderOutput", VAE)(sample=images) if return_dict else (images,)
+
+    def forward(
+        self,
+        sample: Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """Images through the code and back; the code is the mode unless `sample_posterior`."""
+        dist = self.encode(sample).latent_dist
+        z = dist.sample(generator) if sample_posterior else dist.mode()
+        return self.decode(z, return_dict)
+
+    def _rows(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(1) if self.slicing else (x,)
+
+    def _moments(self, images: Tensor) -> Moments:
+        if self.tile is None:
+            return self.tokenizer.encode(images)
+        return tiled_encode(self.tokenizer, images, self.factor, *self.tile)
+
+    def _images(self, z: Tensor) -> Tensor:
+        if self.tile is None:
+            return self.tokenizer.decode(z)
+        return tiled(self.tokenizer.decode, z, *self.tile, write=self.factor)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from genvis.backbones.dit import DiT, DiTConfig
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build
+from genvis.config import ConfigError, build, check_arguments
 from genvis.integrations.diffusers_models import diffusers_class
 from genvis.nn.norms import Norms
 
@@ -77,14 +77,11 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> D
     ConfigError names an option that our DiT does not have; ValueError what is missing, extra, of
     another shape, or a copy of an embedder that differs from the first block's.
     """
-    given: dict[str, Any] = dict(SIZES)
-    for name, value in official.items():
-        if name in SIZES:
-            given[name] = value
-        elif name not in FIXED and name not in IGNORED:
-            raise ConfigError(f"DiTTransformer2DModel has no argument {name!r}")
-        elif name in FIXED and value not in FIXED[name]:
-            raise ConfigError(f"{name} must be {FIXED[name][0]!r} for a DiT, got {value!r}")
+    check_arguments(official, (*SIZES, *FIXED, *IGNORED), "DiTTransformer2DModel")
+    for name, allowed in FIXED.items():
+        if name in official and official[name] not in allowed:
+            raise ConfigError(f"{name} must be {allowed[0]!r} for a DiT, got {official[name]!r}")
+    given: dict[str, Any] = {**SIZES, **official}
     out = given["out_channels"] or given["in_channels"]
     if out not in (given["in_channels"], 2 * given["in_channels"]):
         raise ConfigError(f"out_channels must be in_channels or twice that, got {out}")

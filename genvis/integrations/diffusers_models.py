@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from genvis.config import check_arguments
+
 
 def diffusers_class(name: str, module: str = "diffusers") -> Any:
     """The class of that name. ImportError if diffusers is not installed or has no such class."""
@@ -60,6 +62,5 @@ def load(source: str, kinds: tuple[str, ...], subfolder: str | None = None) -> n
 
 def _check_arguments(kind: Any, given: dict[str, Any], where: str) -> None:
     known = inspect.signature(kind.__init__).parameters
-    for name, value in given.items():
-        if name not in known and not name.startswith("_") and value is not None:
-            raise ValueError(f"{where}: {kind.__name__} has no argument {name!r}")
+    told = [name for name, value in given.items() if name[0] != "_" and value is not None]
+    check_arguments(told, known, f"{where}: {kind.__name__}")

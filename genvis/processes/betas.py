@@ -17,22 +17,26 @@ from torch import Tensor
 
 from genvis.config import config
 
-
-def _linear(n: int) -> Tensor:
-    return torch.linspace(1e-4, 0.02, n, dtype=torch.float64) * (1000 / n)
+Ends = tuple[float, float]
 
 
-def _scaled_linear(n: int) -> Tensor:
-    return torch.linspace(math.sqrt(0.00085), math.sqrt(0.012), n, dtype=torch.float64) ** 2
+def _linear(n: int, ends: Ends | None) -> Tensor:
+    first, last = ends or (0.1 / n, 20 / n)  # DDPM's at N = 1000
+    return torch.linspace(first, last, n, dtype=torch.float64)
 
 
-def _cosine(n: int) -> Tensor:
+def _scaled_linear(n: int, ends: Ends | None) -> Tensor:
+    first, last = ends or (0.00085, 0.012)
+    return torch.linspace(math.sqrt(first), math.sqrt(last), n, dtype=torch.float64) ** 2
+
+
+def _cosine(n: int, ends: Ends | None) -> Tensor:
     grid = torch.arange(n + 1, dtype=torch.float64) / n
     bars = ((grid + 0.008) / 1.008 * math.pi / 2).cos() ** 2
     return (1 - bars[1:] / bars[:-1]).clamp(max=0.999)
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+SCHEDULES: dict[str, Callable[[int, Ends | None], Tensor]] = {
     "linear": _linear,
     "scaled_linear": _scaled_linear,
     "cosine": _cosine,
@@ -40,9 +44,9 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {
 
 
 @cache
-def _log_alpha_bars(schedule: str, n: int) -> Tensor:
+def _log_alpha_bars(schedule: str, n: int, ends: Ends | None) -> Tensor:
     """log alpha_bar at the indices -1, 0, ..., N - 1: (N + 1,) float64."""
-    return F.pad(torch.log1p(-SCHEDULES[schedule](n)).cumsum(0), (1, 0))
+    return F.pad(torch.log1p(-SCHEDULES[schedule](n, ends)).cumsum(0), (1, 0))
 
 
 @config
@@ -55,9 +59,16 @@ class Betas:
 
     schedule: Literal["linear", "cosine", "scaled_linear"] = "linear"
     count: int = 1000
+    # the first and last beta; default: 0.1 / N and 20 / N, or for scaled_linear 0.00085 and 0.012
+    ends: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        least = 21 if self.schedule == "linear" else 2  # 0.02 * 1000 / N is a share below 1
+        if self.ends is not None:
+            if self.schedule == "cosine":
+                raise ValueError("ends belong to the linear schedules; 'cosine' has none")
+            if not 0 < self.ends[0] < self.ends[1] < 1:
+                raise ValueError(f"ends must be 0 < first < last < 1, got {self.ends}")
+        least = 21 if self.schedule == "linear" and self.ends is None else 2  # 20 / N is below 1
         if self.count < least:
             raise ValueError(f"count must be at least {least}, got {self.count}")
 
@@ -88,7 +99,7 @@ class Betas:
         return alpha * slope / 2, -(alpha**2) * slope / (2 * sigma)
 
     def time(self, log_snr: Tensor) -> Tensor:
-        table = _log_alpha_bars(self.schedule, self.count).to(log_snr.device)
+        table = _log_alpha_bars(self.schedule, self.count, self.ends).to(log_snr.device)
         log_alpha_2 = F.logsigmoid(log_snr.double())
         above = torch.searchsorted(-table, -log_alpha_2).clamp(1, self.count)
         fraction = (log_alpha_2 - table[above - 1]) / (table[above] - table[above - 1])
@@ -96,5 +107,5 @@ class Betas:
 
     def _table(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """log alpha^2 at indices -1, ..., N - 1, and where t lies in it, both float64."""
-        table = _log_alpha_bars(self.schedule, self.count).to(t.device)
+        table = _log_alpha_bars(self.schedule, self.count, self.ends).to(t.device)
         return table, (t.double() + 1).clamp(0, self.count)

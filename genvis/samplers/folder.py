@@ -16,9 +16,9 @@ from genvis.checkpoint import in_use, open_run, read_json
 from genvis.config import config, dump, first_difference
 from genvis.console import progress
 from genvis.devices import processes
-from genvis.images import load_npz, save_grid, save_npz
+from genvis.images import from_uint8, load_npz, read_npz, save_grid, save_npz
 from genvis.random import HashKeys
-from genvis.samplers.generate import generate
+from genvis.samplers.generate import generate, labelled
 from genvis.samplers.generator import Generator, SamplerConfig
 from genvis.types import Cond
 
@@ -45,7 +45,9 @@ class Sampling:
         return HashKeys.of(self.seed, rows).fold("sample")
 
     def cond(self, rows: range, num_classes: int) -> Cond:
-        classes = range(num_classes) if self.classes is None else self.classes
+        if self.classes is None:
+            return labelled(num_classes, rows)
+        classes = self.classes
         if not all(0 <= label < num_classes for label in classes):
             raise ValueError(f"classes must be in 0..{num_classes - 1}, got {list(classes)}")
         return Cond(label=torch.tensor([classes[i % len(classes)] for i in rows]))
@@ -53,8 +55,9 @@ class Sampling:
 
 def sample_folder(
     generator: Generator, sampling: Sampling, folder: str | Path, source: str
-) -> tuple[Tensor, Tensor]:
-    """(images (N, 3, H, W), labels (N,)) of a sample folder, made now as far as they are not there.
+) -> tuple[Tensor, Tensor | None]:
+    """(images (N, 3, H, W), labels (N,) if the generator has classes) of a sample folder, made now
+    as far as they are not there.
 
     `source` identifies the weights. Images come back from uint8, as a reader of the file would see
     them.
@@ -69,7 +72,7 @@ def sample_folder(
         if not final.exists():
             _sample(generator, sampling, folder, state)
         state.wait_for_everyone()
-    return load_npz(final)
+    return _read(final)
 
 
 def _sample(generator: Generator, sampling: Sampling, folder: Path, state: PartialState) -> None:
@@ -84,17 +87,23 @@ def _sample(generator: Generator, sampling: Sampling, folder: Path, state: Parti
             continue
         here = range(sampling.count)[start : start + sampling.chunk]
         cond = sampling.cond(here, classes)
-        assert cond.label is not None
         images = generate(sampler, cond, sampling.keys(here), sampling.chunk)
         save_npz(paths[start], images, cond.label)
     state.wait_for_everyone()
     if state.is_main_process:
-        loaded = [load_npz(path) for path in paths.values()]
+        loaded = [_read(path) for path in paths.values()]
         images = torch.cat([images for images, _ in loaded])
-        columns = min(len(sampling.classes or range(classes)), 10)
+        labels = [labels for _, labels in loaded if labels is not None]
+        columns = min(len(sampling.classes or range(classes)), 10) or 10
         save_grid(folder / "grid.png", images[: 10 * columns], columns)
-        save_npz(folder / "samples.npz", images, torch.cat([labels for _, labels in loaded]))
+        save_npz(folder / "samples.npz", images, torch.cat(labels) if labels else None)
         shutil.rmtree(folder / "parts")
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor | None]:
+    images, labels = read_npz(path)
+    decoded = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return decoded, None if labels is None else torch.from_numpy(labels)
 
 
 def read_samples(source: str | Path) -> tuple[Tensor, Tensor]:

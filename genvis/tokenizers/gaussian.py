@@ -1,7 +1,7 @@
 """The diagonal Gaussian that a variational encoder gives, as users of diffusers know it.
 
 Source: Kingma and Welling 2014, "Auto-Encoding Variational Bayes", appendix B; names and sums as in
-diffusers' `latent_dist`. Letters: B rows, C channels; every sum is over all axes but the rows.
+its `DiagonalGaussianDistribution`. Letters: B rows, C channels; sums are over all axes but rows.
 """
 
 import math

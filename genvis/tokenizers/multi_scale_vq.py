@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, config
+from genvis.config import check_arguments, config
 from genvis.random import Keys
 from genvis.tokenizers.conv import ConvConfig, Decoder, Encoder
 from genvis.tokenizers.quantizers.multi_scale import MultiScale, MultiScaleConfig, scale_statistics
@@ -197,11 +197,7 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> M
     It has 32 groups, multipliers (1, 1, 2, 2, 4) and 2 blocks built in; `norm_groups`, `ch_mult`
     and `num_res_blocks` say otherwise.
     """
-    unknown = official.keys() - {*ARGUMENTS, *NO_EFFECT}
-    if unknown:
-        raise ConfigError(
-            f"the released VQVAE has no argument {min(unknown)!r}; it has {', '.join(ARGUMENTS)}"
-        )
+    check_arguments(official, (*ARGUMENTS, *NO_EFFECT), "the released VQVAE")
     nets = ConvConfig(
         width=official.get("ch", 160),
         multipliers=tuple(official.get("ch_mult", (1, 1, 2, 2, 4))),

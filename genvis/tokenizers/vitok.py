@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config
+from genvis.config import ConfigError, build, check_arguments, config, renamed
 from genvis.random import Keys
 from genvis.tokenizers.gaussian import DiagonalGaussian
 from genvis.tokenizers.towers import Tower, variant
@@ -395,13 +395,8 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> V
     same; it has one width for both towers). Its `block_casual` mask never reaches attention.
     """
     given = {**RELEASED, **official}
-    fields: dict[str, Any] = {}
-    for name in official:
-        if name in OFFICIAL_ARGUMENTS:
-            fields[OFFICIAL_ARGUMENTS[name]] = official[name]
-        elif name not in (*RELEASED, *NO_EFFECT):
-            known = ", ".join((*OFFICIAL_ARGUMENTS, *RELEASED, *NO_EFFECT))
-            raise ConfigError(f"the released ViTok has no argument {name!r}; it has {known}")
+    check_arguments(official, (*OFFICIAL_ARGUMENTS, *RELEASED, *NO_EFFECT), "the released ViTok")
+    fields = renamed(official, OFFICIAL_ARGUMENTS)
     if given["norm_layer"] != "layer" or given["rope_style"] not in ROPES:
         raise ConfigError(
             f"norm_layer must be 'layer' and rope_style one of {', '.join(ROPES)}, got "

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import ConfigError, build, config
+from genvis.config import ConfigError, build, check_arguments, config
 from genvis.kernels.attention import attention
 from genvis.nn.rotary import axial, rotate
 from genvis.random import Keys
@@ -273,10 +273,7 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> V
     """A ViTokV2 from the constructor arguments of the released class and its state dict: the union
     of `encoder.safetensors` and `decoder.safetensors` (the keys are the same).
     """
-    for name in official:
-        if name not in RELEASED:
-            known = ", ".join(RELEASED)
-            raise ConfigError(f"the released ViTok-v2 has no {name!r} here; it has {known}")
+    check_arguments(official, RELEASED, "the released ViTok-v2 (its image path)")
     given = {**RELEASED, **official}
     patch = given["spatial_stride"]
     if given["pixels_per_token"] != 3 * patch**2:

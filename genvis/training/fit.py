@@ -184,7 +184,8 @@ def _train(
         if saving:  # last, so that what a resumed run does not repeat is already written
             checkpoints.save(accelerator, run.folder, ema, now.step, recipe.keep)
             last_good = now.step
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # accelerator.end_training would also part the processes
+        tracker.finish()
 
 
 def _finite(window: list[Tensor], run: Run, last_good: int) -> list[list[float]]:

@@ -16,7 +16,7 @@ from genvis.config import config
 class Optim:
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0  # not on vectors (biases, norms) nor on embedding tables
+    weight_decay: float = 0.0  # on the weights of layers; not on norms, tables, positions, A_log
     clip: float | None = 1.0  # largest gradient norm
     warmup: int = 0  # steps from 0 to lr
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up, down to 0
@@ -33,14 +33,15 @@ class Optim:
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         tables = {id(m.weight) for m in net.modules() if isinstance(m, nn.Embedding)}
-        trained = [p for p in net.parameters() if p.requires_grad]
-        plain = [p for p in trained if p.ndim < 2 or id(p) in tables]
-        decayed = [p for p in trained if not (p.ndim < 2 or id(p) in tables)]
+        trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        matrices = {n for n, p in trained.items() if p.ndim > 1 and n.rsplit(".")[-1] == "weight"}
+        decayed = [p for n, p in trained.items() if n in matrices and id(p) not in tables]
+        plain = [p for n, p in trained.items() if n not in matrices or id(p) in tables]
         groups = [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        fused = all(p.is_cuda for p in trained)
+        fused = all(p.is_cuda for p in trained.values())
         return torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=self.lr, betas=self.betas, fused=fused
         )

@@ -17,6 +17,7 @@ from genvis.config import build
 from genvis.data.digits import DigitsConfig
 from genvis.images import png, to_uint8
 from genvis.samplers.generator import GeneratorConfig
+from tests.launch import launch
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning:genvis"}
 GENERATOR = {
@@ -74,10 +75,8 @@ def test_any_number_of_processes_gives_the_same_files(
     model: Path, alone: Path, processes: int
 ) -> None:
     """Every file to the last byte, features included, so statistics too."""
-    out, port = model.parent / f"by_{processes}", str(29700 + os.getpid() % 1000)
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    script = ["sampling/evaluate.py", model, SUITE, *SMALL, "--out", out]
-    told = run(*launch, "--main_process_port", port, *script)
+    out = model.parent / f"by_{processes}"
+    told = launch(processes, "sampling/evaluate.py", model, SUITE, *SMALL, "--out", out).stdout
     assert files(out) == files(alone)
     assert len(files(alone / "samples" / "images")) == 130
     again = run("sampling/evaluate.py", model, SUITE, *SMALL, "--out", alone)

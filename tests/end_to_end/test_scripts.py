@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from genvis.config import override, read_yaml, write_yaml
+from tests.launch import launch
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning:genvis"}
 TINY = [
@@ -31,7 +32,7 @@ def run(script: str, *args: object, code: int = 0, path: Path | None = None) -> 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
-    run("train_scripts/train.py", "configs/digits/dit.yaml", "--run", folder, *TINY)
+    run("train_scripts/train.py", "configs/digits/dit.yaml", "--out", folder, *TINY)
     return folder
 
 
@@ -72,13 +73,7 @@ def test_a_whole_study_in_small(tmp_path: Path) -> None:
 
 def test_one_and_two_processes_write_the_same_samples(trained: Path, samples: Path) -> None:
     two = trained.parent / "two"
-    port = str(29600 + os.getpid() % 1000)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    script = ["sampling/sample.py", str(trained), "--out", str(two), "count=400", "chunk=64"]
-    done = subprocess.run(
-        [*launch, "--main_process_port", port, *script], env=ENV, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    launch(2, "sampling/sample.py", trained, "--out", two, "count=400", "chunk=64")
     a, b = (np.load(folder / "samples.npz") for folder in (samples, two))
     assert (a["arr_0"] == b["arr_0"]).all()
     assert (a["arr_1"] == np.arange(400) % 10).all()
@@ -176,7 +171,7 @@ def test_convert_takes_an_official_checkpoint(tmp_path: Path) -> None:
 )
 def test_bad_recipes_end_in_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
     told = run(
-        "train_scripts/train.py", "configs/digits/dit.yaml", "--run", tmp_path / "run",
+        "train_scripts/train.py", "configs/digits/dit.yaml", "--out", tmp_path / "run",
         *overrides, code=2,
     )  # fmt: skip
     assert told.startswith(message)
@@ -203,7 +198,7 @@ def test_bad_folders_and_files_end_in_a_line_each(trained: Path, tmp_path: Path)
     mistakes = [
         (["train_scripts/train.py", "no.yaml"], "no.yaml: no such config file"),
         (
-            ["train_scripts/train.py", "configs/digits/dit.yaml", "--run", occupied],
+            ["train_scripts/train.py", "configs/digits/dit.yaml", "--out", occupied],
             "not empty and not a run folder",
         ),
         (["sampling/sample.py", tmp_path / "none", "--out", tmp_path / "o"], "no such folder"),
@@ -242,7 +237,7 @@ def test_the_backbone_of_the_guide_trains_and_samples(tmp_path: Path) -> None:
     (tmp_path / "my_lab" / "nets.py").write_text(source)
     backbone = "model.backbone={name: my_lab.nets:ConvConfig}"
     small = ["steps=4", "batch=16", "callbacks=[]", "model.sampler.steps=2"]
-    train = ["train_scripts/train.py", "configs/digits/dit.yaml", "--run", tmp_path / "run"]
+    train = ["train_scripts/train.py", "configs/digits/dit.yaml", "--out", tmp_path / "run"]
     run(*train, backbone, *small, path=tmp_path)
     sample = ["sampling/sample.py", tmp_path / "run", "--out", tmp_path / "samples", "count=4"]
     assert "pass trust_code=True" in run(*sample, code=2, path=tmp_path)
@@ -255,6 +250,6 @@ def test_a_small_run_learns(trained: Path, tmp_path: Path) -> None:
     from genvis.training.journal import read_journal
 
     recipe = [*TINY[2:], "steps=200", "batch=64", "model.backbone.width=64"]
-    run("train_scripts/train.py", "configs/digits/dit.yaml", "--run", tmp_path / "run", *recipe)
+    run("train_scripts/train.py", "configs/digits/dit.yaml", "--out", tmp_path / "run", *recipe)
     losses = [line["loss"] for line in read_journal(tmp_path / "run") if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]

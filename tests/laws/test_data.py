@@ -21,7 +21,7 @@ from genvis.data import DATASETS
 from genvis.data.files import FilesConfig
 from genvis.data.photo_patches import PHOTOS
 from genvis.data.stores import expand
-from genvis.data.view import View, adm, adm_random, decode, edm, var
+from genvis.data.view import View, adm, adm_random, edm, rgb, var
 from genvis.images import from_uint8, save_npz, to_uint8
 from genvis.random import HashKeys
 from genvis.tokenizers.pixels import PixelsConfig
@@ -31,6 +31,10 @@ SIZE = 16
 VIEW = View(size=SIZE)
 NAMES = [f"{kind}/{i}.png" for kind in ("cat", "dog", "owl") for i in range(4)]
 CAPTIONS = {name: f"{name[:3]} number {name[4]}" for name in NAMES}
+
+
+def decode(data: bytes) -> Image.Image:
+    return rgb(Image.open(io.BytesIO(data)))
 
 
 def noise(seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
@@ -218,8 +222,8 @@ def test_splits(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
     "cut": (lambda f: f.update({"dog/1.png": PICTURES["dog/1.png"][:-50]}), r"dog/1\.png: .*trunc"),
-    "not an image": (lambda f: f.update({"owl/2.png": b"oops"}), r"owl/2\.png: cannot identify"),
-    "empty file": (lambda f: f.update({"owl/2.png": b""}), r"owl/2\.png: cannot identify"),
+    "not an image": (lambda f: f.update({"owl/2.png": b"oops"}), r"owl/2\.png: not an image"),
+    "empty file": (lambda f: f.update({"owl/2.png": b""}), r"owl/2\.png: not an image"),
     "no caption": (lambda f: f.pop("cat/3.txt"), r"cat/3\.png: has no caption"),
     "blank caption": (lambda f: f.update({"cat/3.txt": b" \n"}), r"cat/3\.png: has no caption"),
     "no class": (

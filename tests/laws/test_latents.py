@@ -25,6 +25,7 @@ from genvis.training.fit import fit
 from genvis.training.order import Order, stream
 from genvis.training.recipe import Recipe
 from genvis.types import Moments
+from tests.launch import launch
 from tests.laws.coding import BlurConfig
 
 BLUR = "tests.laws.coding:BlurConfig"
@@ -145,12 +146,7 @@ def test_shards_do_not_depend_on_who_makes_them(
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
     (tmp_path / "encode.yaml").write_text(write_yaml(dump(encoding(pictures))))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    port = ["--main_process_port", str(29500 + os.getpid() % 1000)]
-    script = ["train_scripts/encode.py", str(tmp_path / "encode.yaml"), str(tmp_path / "two")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
-    two = subprocess.run([*launch, *port, *script], env=env, capture_output=True, text=True)
-    assert two.returncode == 0, two.stderr
+    two = launch(2, "train_scripts/encode.py", tmp_path / "encode.yaml", tmp_path / "two")
     assert two.stdout.count("latents of train, val") == 1
     assert contents(tmp_path / "two") == contents(whole)
 

@@ -376,3 +376,26 @@ def test_pixels_round_trip() -> None:
         assert z.shape == (2, channels, 4, 4)
         torch.testing.assert_close(pixels.decode(z), images)
     assert pixels.decode(10 * torch.ones(1, 3, 2, 2)).max() == 1
+
+
+def test_a_network_without_classes_is_sampled_too(tmp_path) -> None:
+    from genvis.samplers.folder import Sampling, sample_folder
+    from genvis.samplers.generator import GeneratorConfig
+
+    backbone = {"name": "uvit", "size": 8, "channels": 1, "num_classes": 0}
+    small = {"patch": 4, "width": 16, "depth": 2, "heads": 2}
+    config = build(
+        GeneratorConfig,
+        {
+            "backbone": {**backbone, **small},
+            "process": {"name": "linear"},
+            "prediction": {"name": "velocity"},
+            "tokenizer": {"name": "pixels", "channels": 1},
+        },
+    )
+    sampling = Sampling(sampler=SamplerConfig(steps=2), count=5, chunk=2)
+    images, labels = sample_folder(config.build(), sampling, tmp_path / "samples", "fresh")
+    assert images.shape == (5, 3, 8, 8)
+    assert labels is None
+    with pytest.raises(ValueError, match=r"classes must be in 0..-1, got \[3\]"):
+        Sampling(sampler=SamplerConfig(), classes=(3,)).cond(range(2), 0)

@@ -1,16 +1,12 @@
 """Tiles give what the whole gives where the tokenizer looks no further than their overlap."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from genvis.random import HashKeys
 from genvis.tokenizers import TOKENIZERS
-from genvis.tokenizers.diffusers_view import DiffusersView
-from genvis.tokenizers.tiled import tiled
-from genvis.tokenizers.vitok import ViTok, ViTokConfig
+from genvis.tokenizers.tiled import tiled, tiled_encode
 from genvis.types import Moments
 
 TOWERS = {
@@ -58,15 +54,10 @@ def test_tiles_of_a_local_tokenizer_give_the_whole(size: tuple[int, int]) -> Non
 
 def test_encoding_in_tiles_blends_mean_and_std() -> None:
     images = HashKeys.of(0, range(2)).normal((3, 40, 56))
-    view = DiffusersView(conv(), latent_channels=2, factor=2)
-    whole = view.encode(images).latent_dist
-    view.enable_tiling(tile=16, overlap=8)
-    parts = view.encode(images).latent_dist
+    net = conv()
+    whole, parts = net.encode(images), tiled_encode(net, images, factor=2, tile=16, overlap=8)
     torch.testing.assert_close(parts.mean, whole.mean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(parts.std, whole.std, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(view.decode(whole.mean).sample, conv().decode(whole.mean))
-    view.disable_tiling()
-    assert torch.equal(view.encode(images).latent_dist.mean, whole.mean)
 
 
 @pytest.mark.parametrize("overlap", [0, 4])
@@ -99,64 +90,3 @@ def test_overlaps_that_cannot_be_blended_are_refused(overlap: int) -> None:
     data = {"name": "tiled", "tokenizer": "pixels", "factor": 1, "tile": 12, "overlap": overlap}
     with pytest.raises(ValueError, match="divisible by 4 and at most half a tile"):
         TOKENIZERS.build(data)
-
-
-@pytest.fixture(scope="module")
-def vitok() -> ViTok:
-    torch.manual_seed(0)
-    made = TOKENIZERS.build(VITOK)
-    assert isinstance(made, ViTokConfig)
-    return made.build().eval().requires_grad_(False)
-
-
-def picture(rows: int = 2) -> Tensor:
-    return HashKeys.of(1, range(rows)).uniform((3, 32, 32)).float() * 2 - 1
-
-
-def test_the_view_is_what_users_of_diffusers_know(vitok: ViTok) -> None:
-    gaussian: Any = pytest.importorskip("diffusers.models.autoencoders.vae")
-    vae, x = DiffusersView(vitok, latent_channels=3, factor=4), picture()
-    moments = vitok.encode(x)
-    assert moments.std is not None
-    theirs = gaussian.DiagonalGaussianDistribution(
-        torch.cat([moments.mean, 2 * moments.std.log()], dim=1)
-    )
-    ours = vae.encode(x).latent_dist
-    torch.testing.assert_close(vae.encode(x, return_dict=False)[0].mean, ours.mean)
-    z = theirs.sample(torch.Generator().manual_seed(0))
-    for found, wanted in (
-        (ours.sample(torch.Generator().manual_seed(0)), z),
-        (ours.mode(), theirs.mode()),
-        (ours.logvar, theirs.logvar),
-        (ours.var, theirs.var),
-        (ours.kl(), theirs.kl()),
-        (ours.nll(z), theirs.nll(z)),
-    ):
-        torch.testing.assert_close(found, wanted)
-    assert torch.equal(vae.decode(z).sample, vitok.decode(z))
-    assert torch.equal(vae.decode(z, return_dict=False)[0], vitok.decode(z))
-    assert torch.equal(vae(x).sample, vitok.decode(moments.mode()))
-    drawn = vae(x, sample_posterior=True, generator=torch.Generator().manual_seed(0)).sample
-    torch.testing.assert_close(drawn, vitok.decode(z))
-    assert 2 ** (len(vae.config.block_out_channels) - 1) == 4
-    assert (vae.config.scaling_factor, vae.config.latent_channels) == (1, 3)
-    assert vae.dtype == torch.float32
-
-
-def test_slices_give_the_same(vitok: ViTok) -> None:
-    vae, x = DiffusersView(vitok, latent_channels=3, factor=4), picture(3)
-    whole = vae.encode(x).latent_dist.mean
-    vae.enable_slicing()
-    torch.testing.assert_close(vae.encode(x).latent_dist.mean, whole)
-    torch.testing.assert_close(vae.decode(whole).sample, vitok.decode(whole))
-    vae.disable_slicing()
-    assert torch.equal(vae.encode(x).latent_dist.mean, whole)
-
-
-def test_a_deterministic_tokenizer_has_no_spread() -> None:
-    made = TOKENIZERS.build({**VITOK, "variational": False}).build()
-    dist = DiffusersView(made, latent_channels=3, factor=4).encode(picture()).latent_dist
-    assert torch.equal(dist.sample(), dist.mean)
-    assert torch.equal(dist.kl(), torch.zeros(1))
-    with pytest.raises(ValueError, match="factor must be a power of 2"):
-        DiffusersView(made, latent_channels=3, factor=6)

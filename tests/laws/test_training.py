@@ -24,6 +24,7 @@ from genvis.training.optim import Optim
 from genvis.training.order import Order
 from genvis.training.recipe import Recipe
 from genvis.types import Batch, Cond
+from tests.launch import launch
 from tests.laws.stopping import Crash
 
 TINY = {
@@ -92,7 +93,7 @@ def test_a_run_killed_at_a_random_moment_ends_bit_for_bit_the_same(tmp_path: Pat
     """kill -9 after the first checkpoint, wherever it happens to be; then the same again."""
     text = write_yaml(dump(recipe("steps=200", "checkpoint_every=5", "callbacks=[]")))
     (tmp_path / "recipe.yaml").write_text(text)
-    command = [sys.executable, "train_scripts/train.py", str(tmp_path / "recipe.yaml"), "--run"]
+    command = [sys.executable, "train_scripts/train.py", str(tmp_path / "recipe.yaml"), "--out"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], env=env, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
@@ -120,14 +121,7 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     text = write_yaml(dump(recipe("model.backbone.dropout=0.0", "callbacks=[]")))
     (tmp_path / "recipe.yaml").write_text(text)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    script = ["train_scripts/train.py", str(tmp_path / "recipe.yaml"), "--run"]
-    port = ["--main_process_port", str(29500 + os.getpid() % 1000)]
-    two = subprocess.run(
-        [*launch, *port, *script, str(tmp_path / "two")], env=env, capture_output=True, text=True
-    )
-    assert two.returncode == 0, two.stderr
+    launch(2, "train_scripts/train.py", tmp_path / "recipe.yaml", "--out", tmp_path / "two")
     fit(recipe("model.backbone.dropout=0.0", "callbacks=[]"), tmp_path / "one")
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in a:
@@ -188,7 +182,7 @@ def test_an_older_record_is_upgraded(whole: Path) -> None:
         (["model.backbone.null_class=false"], "no null_class to drop to"),
         (["model.backbone.channels=3"], r"x must be \(B, 3, 8, 8\)"),
         (["model.backbone.learned_variance=true"], "check backbone.channels and learned_variance"),
-        (["model.prediction.learned_variance=true"], "no loss for a learned variance"),
+        (["model.prediction.learned_variance=true"], "nothing would train the learned variance"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_the_folder_is_touched(

@@ -282,7 +282,7 @@ def test_codes_of_the_second_version_are_normalised() -> None:
         ("vitok", {"rope_style": "3d_axial"}, "rope_style one of 1d_axial"),
         ("vitok", {"norm_layer": "rms"}, "norm_layer must be 'layer'"),
         ("vitok", {"img_size": 32, "simple": True}, "missing"),
-        ("vitok_v2", {"reg_tokens": 4}, "no 'reg_tokens'"),
+        ("vitok_v2", {"reg_tokens": 4}, "no argument 'reg_tokens'"),
         ("vitok_v2", {"spatial_stride": 8}, "pixels_per_token must be 3 x 8 x 8"),
     ],
 )

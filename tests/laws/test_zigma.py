@@ -56,7 +56,7 @@ def test_layers_take_turns_at_the_first_paths(scan_type: str, name: str) -> None
         ({"scan_type": "randomN8"}, "scan_type must be v1, v2"),
         ({"scan_type": "zigzagN9"}, "8 paths, got paths 9"),
         ({"video_frames": 4}, "videos are not implemented"),
-        ({"ssm_cfg": {"d_stat": 4}}, "'d_stat' is not one of"),
+        ({"ssm_cfg": {"d_stat": 4}}, "no argument 'd_stat'; did you mean 'd_state'"),
     ],
 )
 def test_other_arguments_are_refused(official: dict[str, Any], message: str) -> None:
