@@ -196,7 +196,7 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def check_arguments(given: Iterable[str], known: Iterable[str], owner: str) -> None:
-    """ConfigError names the first of the `given` arguments that `owner`, a released class, lacks."""
+    """ConfigError names the first given argument that `owner`, a released class, does not have."""
     known = list(known)
     for name in given:
         if name not in known:

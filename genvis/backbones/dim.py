@@ -13,13 +13,13 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from genvis.backbones.dit import FinalLayer
+from genvis.backbones.dit import FinalLayer, initialize
 from genvis.config import config
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.mamba import InOrder, Mamba, Mamba2
 from genvis.nn.norms import Norms
 from genvis.nn.scan_orders import SCAN_ORDERS, scan_orders
-from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention
+from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, check_map
 from genvis.types import Cond
 
 
@@ -101,30 +101,14 @@ class DiM(nn.Module):
         self.register_buffer("pos_embed", sinusoids_2d(d, h // p, w // p)[None])
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.depth)])
         self.final_layer = FinalLayer(d, p * p * c * (1 + config.learned_variance))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """DiT's initial values around Mamba's: blocks are the identity and the output is zero."""
         scans = (m for m in self.modules() if isinstance(m, Mamba | Mamba2))
-        own = {part for scan in scans for part in scan.modules()}
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and module not in own:
-                nn.init.xavier_uniform_(module.weight.flatten(1))  # a patch is one long input
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for layer in (self.y_embedder.embedding_table, *self.t_embedder.mlp[::2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        modulated = [*self.blocks, self.final_layer]
-        for layer in (self.final_layer.linear, *(part.adaLN_modulation[1] for part in modulated)):
-            nn.init.zeros_(layer.weight)
+        initialize(self, keep={part for scan in scans for part in scan.modules()})
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Network output for x (B, C, H, W) at network time t (B,): (B, C, H, W), or 2C with
         learned variance.
         """
-        if tuple(x.shape[1:]) != self.config.shape:
-            raise ValueError(
-                f"x must be (B, {', '.join(map(str, self.config.shape))}), got {tuple(x.shape)}"
-            )
+        check_map(x, self.config.shape)
         h, p = x.shape[2] // self.config.patch, self.config.patch
         x = self.x_embedder(x) + self.pos_embed  # (B, N, D)
         c = self.t_embedder(t) + self.y_embedder(cond)  # (B, D)

@@ -16,7 +16,7 @@ from genvis.checkpoint import load_state
 from genvis.config import build, check_arguments, config, renamed
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.norms import Norms
-from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, modulate
+from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, check_map, modulate
 from genvis.types import Cond
 
 
@@ -96,28 +96,13 @@ class DiT(nn.Module):
         self.register_buffer("pos_embed", sinusoids_2d(d, h // p, w // p)[None])
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.depth)])
         self.final_layer = FinalLayer(d, p * p * c * (1 + config.learned_variance))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The released initial values: every block is the identity and the output is zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight.flatten(1))  # a patch is one long input
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for layer in (self.y_embedder.embedding_table, *self.t_embedder.mlp[::2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        modulated = [*self.blocks, self.final_layer]
-        for layer in (self.final_layer.linear, *(part.adaLN_modulation[1] for part in modulated)):
-            nn.init.zeros_(layer.weight)
+        initialize(self)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Network output for x (B, C, H, W) at network time t (B,): (B, C, H, W), or 2C with
         learned variance.
         """
-        if tuple(x.shape[1:]) != self.config.shape:
-            raise ValueError(
-                f"x must be (B, {', '.join(map(str, self.config.shape))}), got {tuple(x.shape)}"
-            )
+        check_map(x, self.config.shape)
         h, p = x.shape[2] // self.config.patch, self.config.patch
         x = self.x_embedder(x) + self.pos_embed  # (B, N, D)
         c = self.t_embedder(t) + self.y_embedder(cond)  # (B, D)
@@ -157,6 +142,26 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def initialize(net: Any, keep: Collection[nn.Module] = ()) -> None:
+    """The released initial values: every block is the identity and the output is zero.
+
+    net: of `t_embedder`, `y_embedder` and parts with `adaLN_modulation`; layers in `keep` keep what
+    they have.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module not in keep:
+            nn.init.xavier_uniform_(module.weight.flatten(1))  # a patch is one long input
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    tables = [] if net.y_embedder is None else [net.y_embedder.embedding_table]
+    for layer in (*tables, *net.t_embedder.mlp[::2]):
+        nn.init.normal_(layer.weight, std=0.02)
+    for part in net.modules():
+        if hasattr(part, "adaLN_modulation"):
+            nn.init.zeros_(part.adaLN_modulation[1].weight)
+        if isinstance(part, FinalLayer):
+            nn.init.zeros_(part.linear.weight)
 
 
 OFFICIAL_ARGUMENTS = {

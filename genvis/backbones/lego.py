@@ -139,22 +139,7 @@ class LEGO(nn.Module):
         self.y_embedder = (
             OneHotEmbedder(config.num_classes, config.width) if config.num_classes else None
         )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The released initial values: every block is the identity, every brick puts out zero."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight.flatten(1))  # a patch is one long input
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        tables = [] if self.y_embedder is None else [self.y_embedder.embedding_table]
-        for layer in (*tables, *self.t_embedder.mlp[::2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        for part in self.modules():
-            if isinstance(part, Block | FinalLayer):
-                nn.init.zeros_(part.adaLN_modulation[1].weight)  # type: ignore[arg-type]
-            if isinstance(part, FinalLayer):
-                nn.init.zeros_(part.linear.weight)
+        initialize(self)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The last brick's estimate for x (B, C, H, W) at network time t (B,); shaped like x.

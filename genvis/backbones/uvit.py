@@ -129,10 +129,7 @@ class UViT(nn.Module):
         given, else zeros. The released text models were trained with the empty prompt in its place:
         give its embedding as the negative. All text tokens count, also those that are padding.
         """
-        if tuple(x.shape[1:]) != self.config.shape:
-            raise ValueError(
-                f"x must be (B, {', '.join(map(str, self.config.shape))}), got {tuple(x.shape)}"
-            )
+        check_map(x, self.config.shape)
         h, p = x.shape[2] // self.config.patch, self.config.patch
         x = self.patch_embed(x)
         time = self.time_embed(sinusoids(t, self.config.width).to(x.dtype))[:, None]

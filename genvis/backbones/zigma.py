@@ -134,10 +134,7 @@ class ZigMa(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Network output for x (B, C, H, W) at network time t (B,) in [0, 1000]; shaped like x."""
-        if tuple(x.shape[1:]) != self.config.shape:
-            raise ValueError(
-                f"x must be (B, {', '.join(map(str, self.config.shape))}), got {tuple(x.shape)}"
-            )
+        check_map(x, self.config.shape)
         h, p = self.config.grid[0], self.config.patch
         x = self.x_embedder(x)  # (B, N, D)
         if self.config.positions != "none":

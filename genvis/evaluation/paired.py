@@ -10,8 +10,7 @@ from torch import Tensor
 
 from genvis.devices import processes
 from genvis.evaluation.extraction import metric_name
-from genvis.evaluation.fidelity import psnr
-from genvis.evaluation.similarity import WINDOW, ssim
+from genvis.evaluation.similarity import likeness
 from genvis.evaluation.sources import Images
 from genvis.features.lpips import LPIPS
 from genvis.images import from_uint8
@@ -43,9 +42,7 @@ class Pairs:
             raise ValueError(f"not pairs: images of {mine} and {theirs}")
         if cond.label is not None and given.label is not None and (cond.label != given.label).any():
             raise ValueError("not pairs: their labels differ")
-        found = {"psnr": psnr(pixels, others).values}
-        if min(pixels.shape[2:]) >= WINDOW:
-            found["ssim"] = ssim(pixels, others).values
+        found = {name: each.values for name, each in likeness(pixels, others).items()}
         if self.lpips is not None:
             device = processes().device
             a, b = (from_uint8(each.to(device)) for each in (pixels, others))

@@ -18,9 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from genvis.config import config
 from genvis.data import DATASETS
 from genvis.evaluation.extraction import images_as_stored
-from genvis.evaluation.fidelity import psnr
 from genvis.evaluation.records import Record, append, stamped
-from genvis.evaluation.similarity import WINDOW, ssim
+from genvis.evaluation.similarity import likeness
 from genvis.evaluation.svm import PixelSVM
 from genvis.images import save_grid, save_npz, to_uint8
 from genvis.tokenizers.quantizers.quantized import entropy, histogram, usage
@@ -89,11 +88,10 @@ class Reconstructing:
 
 
 def quality(images: Tensor, made: Tensor) -> dict[str, float]:
-    """PSNR, its 5th percentile, and SSIM from 11 pixels on; images (N, 3, H, W) in [-1, 1]."""
-    a, b = to_uint8(made).cpu(), to_uint8(images).cpu()
-    found = psnr(a, b)
-    values = {"PSNR": found.mean, "PSNR, fifth percentile": found.fifth}
-    return values | ({"SSIM": ssim(a, b).mean} if min(a.shape[2:]) >= WINDOW else {})
+    """PSNR, SSIM from 11 pixels on, PSNR's 5th percentile; images (N, 3, H, W) in [-1, 1]."""
+    found = likeness(to_uint8(made).cpu(), to_uint8(images).cpu())
+    means = {name.upper(): each.mean for name, each in found.items()}
+    return {**means, "PSNR, fifth percentile": found["psnr"].fifth}
 
 
 def codes(maps: Mapping[str, Tensor], num_codes: int) -> dict[str, float]:

@@ -102,10 +102,7 @@ class DiffusersNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Network output for x (B, C, H, W) at timestep t (B,): shaped like x, or (B, 2C, H, W)."""
-        if tuple(x.shape[1:]) != self.config.shape:
-            raise ValueError(
-                f"x must be (B, {', '.join(map(str, self.config.shape))}), got {tuple(x.shape)}"
-            )
+        check_map(x, self.config.shape)
         given: dict[str, Tensor] = {}
         if self.label is not None:
             given["class_labels"] = self.label(cond)

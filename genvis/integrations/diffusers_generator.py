@@ -9,7 +9,7 @@ from typing import Any
 
 from genvis.checkpoint import read_json
 from genvis.integrations.diffusers_backbone import NETWORKS, DiffusersNet
-from genvis.integrations.diffusers_models import load
+from genvis.integrations.diffusers_models import load, pipeline_parts
 from genvis.integrations.diffusers_scheduler import Schedule, schedule_of, scheduler_from
 from genvis.integrations.diffusers_tokenizer import DiffusersTokenizerConfig
 from genvis.processes.denoiser import Denoiser
@@ -37,7 +37,7 @@ def from_pipeline(folder: str | Path, null_class: bool = True) -> Generator:
     A latent generator keeps the folder's name in its config: its auto-encoder stays there. Text
     encoders are left out: text enters as `cond.text`. ValueError names what has no counterpart.
     """
-    index = read_json(Path(folder) / "model_index.json")
+    index = pipeline_parts(folder)
     parts = [name for name in ("unet", "transformer") if name in index]
     if not parts or "scheduler" not in index:
         raise ValueError(f"{folder}: a pipeline of a unet or transformer and a scheduler is needed")

@@ -6,11 +6,13 @@ only a warning: here both are errors.
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from genvis.checkpoint import read_json
 from genvis.config import check_arguments
 
 
@@ -23,6 +25,13 @@ def diffusers_class(name: str, module: str = "diffusers") -> Any:
     if found is None:
         raise ImportError(f"the installed diffusers has no {name}")
     return found
+
+
+def pipeline_parts(folder: str | Path) -> Mapping[str, Any]:
+    """What a pipeline's folder holds, by name. ValueError if it is no such folder."""
+    if not (Path(folder) / "model_index.json").is_file():
+        raise ValueError(f"{folder}: not the folder of a diffusers pipeline")
+    return read_json(Path(folder) / "model_index.json")
 
 
 def make(name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -17,6 +17,7 @@ from torch import Tensor
 from genvis.config import config, dump
 from genvis.devices import processes
 from genvis.evaluation.sources import Making
+from genvis.integrations.diffusers_models import diffusers_class, pipeline_parts
 from genvis.random import stream
 from genvis.types import Cond
 
@@ -39,13 +40,9 @@ class Pipeline:
     def open(self, making: Making, chunk: int) -> "PipelineImages":
         if making.sampler is not None:
             raise ValueError("a pipeline has its own sampler: give its options in `call`")
-        try:
-            from diffusers import DiffusionPipeline
-        except ModuleNotFoundError as error:
-            raise ImportError("a pipeline needs the package diffusers") from error
-        if not (Path(self.path) / "model_index.json").is_file():
-            raise ValueError(f"{self.path}: not the folder of a diffusers pipeline")
-        loaded = DiffusionPipeline.from_pretrained(self.path, local_files_only=True)
+        pipeline_parts(self.path)
+        kind = diffusers_class("DiffusionPipeline")
+        loaded = kind.from_pretrained(self.path, local_files_only=True)
         loaded.set_progress_bar_config(disable=True)
         lines = Path(self.prompts).read_text().splitlines() if self.prompts else None
         if lines is not None and len(lines) < making.count:

@@ -75,6 +75,12 @@ class MLP(nn.Module):
         return self.drop(self.fc2(F.gelu(self.fc1(x), approximate=self.gelu)))
 
 
+def check_map(x: Tensor, shape: tuple[int, int, int]) -> None:
+    """ValueError unless x is (B, C, H, W) with that C, H, W."""
+    if tuple(x.shape[1:]) != shape:
+        raise ValueError(f"x must be (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (B, N, D) scaled by 1 + scale and shifted, both (B, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]

@@ -7,7 +7,7 @@ Metric", eq. 1; Mathieu et al. 2016, "Deep Multi-Scale Video Prediction Beyond M
 section 3.3 (gradient differences). Letters: B pairs, C channels, h w map size.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genvis.config import config
 from genvis.features.classifier import Classifier, ClassifierNet
-from genvis.features.lpips import BACKBONES, LPIPS
+from genvis.features.lpips import LPIPS
 
 
 class Perceptual(Protocol):
@@ -28,14 +28,8 @@ class Perceptual(Protocol):
 class LPIPSDistance:
     """VGG as everyone trains with it; a folder with its weight files, else GENVIS_LPIPS_WEIGHTS."""
 
-    backbone: str = "vgg"
+    backbone: Literal["alex", "vgg"] = "vgg"
     folder: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            raise ValueError(
-                f"backbone must be one of {', '.join(BACKBONES)}, got {self.backbone!r}"
-            )
 
     def build(self) -> nn.Module:
         return LPIPS.from_weights(self.backbone, self.folder).net

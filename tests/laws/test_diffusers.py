@@ -315,7 +315,7 @@ def test_a_network_and_a_scheduler_of_theirs_as_a_denoiser(
         (
             "HeunDiscreteScheduler",
             {"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"},
-            Betas(schedule="scaled_linear", ends=(1e-4, 0.02)),
+            Betas(schedule="scaled_linear", ends=(0.00085, 0.012)),
             V(time_scale=1000.0),
         ),
         (
