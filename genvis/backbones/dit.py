@@ -5,7 +5,7 @@ released code, whose attribute names and initial values these are.
 Letters: B batch, C channels, H W map size, p patch, N = (H/p)(W/p) tokens, D width, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 

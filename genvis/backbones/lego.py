@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from genvis.backbones.dit import Block, DiTConfig, FinalLayer
+from genvis.backbones.dit import Block, DiTConfig, FinalLayer, initialize
 from genvis.checkpoint import load_state
 from genvis.config import ConfigError, build, check_arguments, config, renamed
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d

@@ -20,7 +20,7 @@ from genvis.nn import SKIP_SCALES
 from genvis.nn.embeddings import LabelEmbedder, sinusoids
 from genvis.nn.norms import Norms
 from genvis.nn.skips import Constant, InverseSqrt2, PerToken, SkipScale, Unscaled
-from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention
+from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, check_map
 from genvis.types import Cond
 
 

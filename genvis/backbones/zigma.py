@@ -23,7 +23,7 @@ from genvis.kernels.attention import attention
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.mamba import BiMamba, Mamba
 from genvis.nn.scan_orders import SCAN_ORDERS, scan_orders
-from genvis.nn.transformer import PatchEmbed, modulate
+from genvis.nn.transformer import PatchEmbed, check_map, modulate
 from genvis.types import Cond
 
 TEXT_HEADS, TEXT_HEAD_WIDTH = 8, 64

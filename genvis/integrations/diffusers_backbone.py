@@ -13,6 +13,7 @@ from genvis.config import build, config
 from genvis.integrations.diffusers_dit import faithful
 from genvis.integrations.diffusers_models import make
 from genvis.nn.embeddings import LabelEmbedder
+from genvis.nn.transformer import check_map
 from genvis.types import Cond
 
 Network = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
