@@ -270,7 +270,10 @@ class Sampler(Protocol[S]):
         ...
 
     def rekey(self, state: S, keys: Any) -> S:
-        """The same past with a new future. ValueError if nothing ahead is random."""
+        """The same past with a new future; noise that the state holds already is past.
+
+        ValueError if nothing ahead is random.
+        """
         ...
 
     def cost(self, k: int) -> Cost:

@@ -254,6 +254,18 @@ class SkippingLEGO(nn.Module):
         return out
 
 
+@config
+class SkipBricks:
+    """The change of a network that makes it a `SkippingLEGO`."""
+
+    t_break: float
+
+    def apply(self, net: nn.Module) -> nn.Module:
+        if not isinstance(net, LEGO):
+            raise ValueError(f"skip_bricks is for LEGO networks, got {type(net).__name__}")
+        return SkippingLEGO(net, self.t_break)
+
+
 OFFICIAL_BRICKS = {  # released name of a brick: width, token side, heads
     f"lego_{size}_{patch}": (width, patch, heads)
     for size, width, heads in (("S", 384, 6), ("L", 1024, 16), ("XL", 1152, 16))

@@ -1,6 +1,5 @@
 """Where on the path training looks: from uniforms (B,) in [0, 1) to times of a process."""
 
-import math
 from typing import Annotated, Protocol
 
 import torch
@@ -52,15 +51,19 @@ class LogNormal:
             raise ValueError(f"std must be positive, got {self.std}")
 
     def __call__(self, process: Process, u: Tensor) -> Tensor:
-        return process.time(-2 * (self.mean + self.std * normal(u)))
+        """The density is cut off, and renormalised, at the ends of the path."""
+        alpha, sigma = process.coeffs(process.at(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+        ends = ((sigma / alpha).log() - self.mean) / self.std
+        low, high = torch.special.ndtr(ends).tolist()
+        return process.time(-2 * (self.mean + self.std * normal(low + (high - low) * u)))
 
 
 @config
 class Shifted:
-    """Another sampler's times with `shift` times the sigma / alpha: more noise for larger images.
+    """Another sampler's shares u of the path moved to shift u / (1 + (shift - 1) u): more noise for
+    larger images.
 
-    On the linear path t becomes shift t / (1 + (shift - 1) t), as in Esser et al. 2024, section
-    5.3.2; `samplers.grids.Shifted` is its twin at sampling.
+    Source: Esser et al. 2024, section 5.3.2; `samplers.grids.Shifted` is its twin at sampling.
     """
 
     shift: float = 3.0
@@ -71,9 +74,10 @@ class Shifted:
             raise ValueError(f"shift must be positive, got {self.shift}")
 
     def __call__(self, process: Process, u: Tensor) -> Tensor:
-        alpha, sigma = process.coeffs(self.times(process, u))
-        moved = process.time(2 * (alpha.log() - sigma.log() - math.log(self.shift)))
-        return moved.clamp(*process.times)
+        share = process.share(self.times(process, u))
+        clean, noise = process.share(torch.tensor(process.times, dtype=torch.float64)).tolist()
+        v = (share - clean) / (noise - clean)
+        return process.at(self.shift * v / (1 + (self.shift - 1) * v))
 
 
 def normal(u: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ class MinSNR:
 
     def __call__(self, process: Process, prediction: Prediction, t: Tensor) -> Tensor:
         alpha, sigma = process.coeffs(t)
-        snr = (alpha / sigma) ** 2
-        return snr.clamp(max=self.gamma) / _per_x0(process, prediction, t) ** 2
+        capped = torch.minimum(alpha**2, self.gamma * sigma**2)
+        return capped / _per_x0(process, prediction, t) ** 2
 
 
 @config
@@ -75,6 +75,6 @@ class Likelihood:
 
 
 def _per_x0(process: Process, prediction: Prediction, t: Tensor) -> Tensor:
-    """|error of the output| / |error of x0|."""
+    """sigma |error of the output| / |error of x0|, which is finite at sigma = 0 too."""
     (p, q), (alpha, sigma) = prediction.row(process, t), process.coeffs(t)
-    return (p - q * alpha / sigma).abs()
+    return (p * sigma - q * alpha).abs()

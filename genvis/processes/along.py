@@ -36,6 +36,15 @@ class Along:
         return (self.process, t), (self.denoise.process, own)
 
     def _own_time(self, t: Tensor) -> Tensor:
-        alpha, sigma = self.process.coeffs(t)
-        clean, noise = self.denoise.process.times
-        return self.denoise.process.time(2 * (alpha.log() - sigma.log())).clamp(clean, noise)
+        own = self.denoise.process
+        ends = torch.tensor(own.times, dtype=torch.float64, device=t.device)
+        most, least = log_snr(own, ends).to(t.dtype if t.is_floating_point() else ends.dtype)
+        level = log_snr(self.process, t)
+        time = own.time(level.clamp(least, most))
+        time = torch.where(level >= most, ends[0], torch.where(level <= least, ends[1], time))
+        return time.to(level.dtype)
+
+
+def log_snr(process: Process, t: Tensor) -> Tensor:
+    alpha, sigma = process.coeffs(t)
+    return 2 * (alpha.log() - sigma.log())

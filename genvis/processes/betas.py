@@ -80,7 +80,7 @@ class Betas:
         return (u * self.count).floor().clamp(max=self.count - 1)
 
     def share(self, t: Tensor) -> Tensor:
-        return t / self.count
+        return (t / self.count).clamp(min=0)
 
     def coeffs(self, t: Tensor) -> tuple[Tensor, Tensor]:
         table, u = self._table(t)

@@ -11,6 +11,8 @@ from torch import Tensor
 from genvis.processes.denoiser import like, paired
 from genvis.types import Cond, Denoise, Estimate, Process
 
+ROUNDING = 1e-9  # a step at 0.1 + 0.2 belongs to an interval that ends at 0.3
+
 
 @dataclass(frozen=True)
 class Guided:
@@ -83,7 +85,8 @@ class Interval:
 
     def _at(self, t: Tensor) -> Denoise:
         low, high = self.interval
-        return self.inside if low <= self.process.share(t) <= high else self.outside
+        within = low - ROUNDING <= self.process.share(t) <= high + ROUNDING
+        return self.inside if within else self.outside
 
 
 @dataclass(frozen=True)

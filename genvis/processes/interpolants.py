@@ -99,4 +99,5 @@ class VP(_Unit):
         )  # the positive root of a quadratic, free of cancellation
         slope = self.beta_max - self.beta_min
         root = (self.beta_min**2 - 2 * slope * log_alpha_2).sqrt()
-        return -2 * log_alpha_2 / (self.beta_min + root)
+        t = -2 * log_alpha_2 / (self.beta_min + root)
+        return t.where(log_alpha_2.isfinite(), -log_alpha_2)  # no signal: infinitely late

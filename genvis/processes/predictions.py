@@ -89,7 +89,7 @@ class SiTVelocity(_Plain):
         return -d_alpha, -d_sigma
 
     def inputs(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(t), self.time_scale * (1 - process.share(t))
+        return torch.ones_like(t), self.time_scale * (1 - process.share(t)) + self.time_offset
 
 
 @config

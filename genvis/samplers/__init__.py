@@ -39,4 +39,10 @@ GRIDS = Table(
     },
 )
 
-CHANGES = Table("change of the network", {"quantize": "genvis.quant.plan:Plan"})
+CHANGES = Table(
+    "change of the network",
+    {
+        "quantize": "genvis.quant.plan:Plan",
+        "skip_bricks": "genvis.backbones.lego:SkipBricks",
+    },
+)

@@ -74,8 +74,11 @@ class DiffusionSampler:
         return self.tokenizer.decode(state.kept.x0)
 
     def rekey(self, state: DiffusionState, keys: Keys) -> DiffusionState:
-        if not self.stochastic:
-            raise ValueError("this solver draws no random numbers: copies can never diverge")
+        if not self.solver.random_after(self.denoise.process, self.times, state.k):
+            raise ValueError(
+                f"nothing after step {state.k} of {self.num_steps} by "
+                f"{type(self.solver).__name__} is random: copies can never diverge"
+            )
         return replace(state, keys=keys)
 
     def cost(self, k: int) -> Cost:

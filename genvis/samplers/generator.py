@@ -53,6 +53,8 @@ class Guidance:
                 "interval must be (low, high) with 0 <= low < high <= 1 and rescale in [0, 1], got "
                 f"{self.interval} and {self.rescale}"
             )
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"channels must be at least 1, got {self.channels}")
 
 
 NOTHING_GUIDED = Guidance()
@@ -158,6 +160,8 @@ class Generator:
                 f"guidance.weak {source} makes latents {weak.config.backbone.shape}, this "
                 f"generator {self.config.backbone.shape}"
             )
+        if weak.config.tokenizer != self.config.tokenizer:
+            raise ValueError(f"guidance.weak {source} has another tokenizer than this generator")
         same = weak.config.process == self.config.process
         return weak.denoiser() if same else Along(weak.denoiser(), self.config.process)
 

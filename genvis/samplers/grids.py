@@ -84,11 +84,18 @@ class Karras:
             )
 
     def __call__(self, process: Process, steps: int) -> Tensor:
-        alpha, sigma = process.coeffs(torch.tensor(process.times[1], dtype=torch.float64))
-        if sigma < self.sigma_max * alpha * (1 - 1e-6):
+        ends = process.at(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        alpha, sigma = process.coeffs(ends)
+        low, high = (sigma / alpha).tolist()
+        if self.sigma_max > high * (1 + 1e-6):
             raise ValueError(
-                f"grid.sigma_max must be at most the process's own, {(sigma / alpha).item():.6g}, "
-                f"got {self.sigma_max}"
+                f"grid.sigma_max must be at most the process's own, {high:.6g}, got "
+                f"{self.sigma_max}"
+            )
+        if self.sigma_min < low * (1 - 1e-6):
+            raise ValueError(
+                f"grid.sigma_min must be at least the process's own, {low:.6g}, got "
+                f"{self.sigma_min}"
             )
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         levels = torch.linspace(high, low, steps, dtype=torch.float64) ** self.rho
@@ -129,8 +136,10 @@ class Respaced:
             size = count // len(sections) + (i < count % len(sections))
             if not 1 <= wanted <= size:
                 raise ValueError(f"a section of {size} betas cannot give {wanted} steps")
-            gap = (size - 1) / (wanted - 1) if wanted > 1 else 1.0
-            chosen += [start + round(gap * j) for j in range(wanted)]
+            gap, position = (size - 1) / (wanted - 1) if wanted > 1 else 1.0, 0.0
+            for _ in range(wanted):  # added up as released: ties of rounding depend on it
+                chosen.append(start + round(position))
+                position += gap
             start += size
         return chosen
 

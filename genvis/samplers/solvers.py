@@ -25,6 +25,10 @@ class Solver(Protocol):
         """The times at which the step from t to s calls the denoiser, the look at t included."""
         ...
 
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        """Whether anything that happens to a state at times[k] is random."""
+        ...
+
     def leave(self, process: Process, state: DiffusionState, s: Tensor) -> DiffusionState:
         """The point from which the step to s starts, before the network looks: where a stochastic
         solver raises the noise. Most start where they are.
@@ -42,6 +46,9 @@ class Step:
 
     def visits(self, process: Process, t: Tensor, s: Tensor) -> Sequence[Tensor]:
         return (t,)
+
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        return False
 
     def leave(self, process: Process, state: DiffusionState, s: Tensor) -> DiffusionState:
         return state

@@ -30,6 +30,9 @@ class Stochastic(Step):
     def stochastic(self) -> bool:
         return True
 
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        return k < len(times) - 2  # the step onto clean data adds no noise
+
 
 @config
 class DDIM(Step):
@@ -47,6 +50,9 @@ class DDIM(Step):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        return self.eta > 0 and k < len(times) - 2
 
     def transition(
         self, process: Process, state: DiffusionState, s: Tensor
@@ -101,6 +107,9 @@ class EulerMaruyama(Stochastic):
     diffusion: Annotated[Diffusion, DIFFUSIONS] = Sigma()
     last: Literal["mean", "euler", "tweedie", "noisy"] = "mean"
 
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        return k < len(times) - (1 if self.last == "noisy" else 2)
+
     def transition(
         self, process: Process, state: DiffusionState, s: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -130,6 +139,9 @@ class StochasticHeun(Stochastic):
 
     def visits(self, process: Process, t: Tensor, s: Tensor) -> Sequence[Tensor]:
         return (t,) if s == process.times[0] else (t, s)
+
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        return k < len(times) - 3  # the noise of the step from times[k] is drawn already
 
     def leave(self, process: Process, state: DiffusionState, s: Tensor) -> DiffusionState:
         if s == process.times[0]:
@@ -167,13 +179,22 @@ class ChurnedHeun(Stochastic):
             raise ValueError(f"levels must be (low, high), 0 <= low < high, got {self.levels}")
 
     def visits(self, process: Process, t: Tensor, s: Tensor) -> Sequence[Tensor]:
-        return Heun().visits(process, t, s)
+        return (self._raised(process, t), *Heun().visits(process, t, s)[1:])
+
+    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
+        return any(self._raised(process, t) != t for t in times[k + 1 : -1])
+
+    def _raised(self, process: Process, t: Tensor) -> Tensor:
+        """The time up to which the noise of a state at t is raised."""
+        alpha, sigma = process.coeffs(t)
+        if not self.levels[0] * alpha <= sigma <= self.levels[1] * alpha or alpha == 0:
+            return t
+        return process.time(2 * (alpha / (sigma * (1 + self.churn))).log())
 
     def leave(self, process: Process, state: DiffusionState, s: Tensor) -> DiffusionState:
-        alpha, sigma = process.coeffs(state.t)
-        if not self.levels[0] * alpha <= sigma <= self.levels[1] * alpha:
+        raised, (alpha, sigma) = self._raised(process, state.t), process.coeffs(state.t)
+        if raised == state.t:
             return state
-        raised = process.time(2 * (alpha / (sigma * (1 + self.churn))).log())
         shrink = process.coeffs(raised)[0] / alpha
         added = (process.coeffs(raised)[1] ** 2 - (shrink * sigma) ** 2).clamp(min=0).sqrt()
         mean = like(shrink, state.x) * state.x

@@ -114,11 +114,15 @@ class Activations:
         ]
         training = net.training
         net.eval()
-        loss = run.loss(net, batch, keys).per_sample.mean()
-        gradients = torch.autograd.grad(loss, list(outputs.values()))  # leaves .grad alone
-        net.train(training)
-        for handle in handles:
-            handle.remove()
+        try:
+            loss = run.loss(net, batch, keys).per_sample.mean()
+            gradients = torch.autograd.grad(  # leaves .grad alone
+                loss, list(outputs.values()), materialize_grads=True
+            )
+        finally:
+            net.train(training)
+            for handle in handles:
+                handle.remove()
         for kind, tensors in (("feature", outputs.values()), ("gradient", gradients)):
             values = torch.stack([x.detach().square().mean().sqrt() for x in tensors]).tolist()
             run.log(run.step, {f"{kind}_{n}": v for n, v in zip(outputs, values, strict=True)})

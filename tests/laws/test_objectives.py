@@ -40,12 +40,24 @@ def normal_cdf(x: Tensor) -> Tensor:
         (LogNormal(), VE(), lambda t: normal_cdf((t.log() + 1.2) / 1.2)),
         (LogNormal(mean=0.0, std=1.0), Linear(), lambda t: normal_cdf(t.logit())),
         (Shifted(shift=3.0), Linear(), lambda t: t / (3 - 2 * t)),
+        (Shifted(shift=3.0), VP(), lambda t: t / (3 - 2 * t)),
     ],
 )
 def test_times_follow_their_density(sampler: TimeSampler, process: Process, cdf) -> None:
     t = sampler(process, uniforms()).sort().values
     empirical = torch.arange(1, N + 1, dtype=torch.float64) / N
     assert (cdf(t) - empirical).abs().max() < BAND
+
+
+@pytest.mark.parametrize("process", [Linear(ends=(0.01, 0.99)), VE(), Betas(), VP()])
+@pytest.mark.parametrize("sampler", [LogNormal(mean=3.0, std=2.0), Shifted(shift=3.0), Uniform()])
+def test_times_stay_on_the_path_without_piling_up(sampler: TimeSampler, process: Process) -> None:
+    t = sampler(process, uniforms())
+    clean, noise = process.times
+    assert (clean <= t).all()
+    assert (t <= noise).all()
+    most = t.unique(return_counts=True)[1].max() / N
+    assert most < 0.01
 
 
 def test_a_table_is_trained_at_every_index_alike() -> None:

@@ -96,6 +96,8 @@ def test_the_path_runs_from_clean_to_noise(process: Process) -> None:
     assert t[-1] <= ends[1]
     assert ((process.share(t) - u).abs() <= 1 / 50).all()  # a table has as few as 50 indices
     assert process.time(torch.tensor(torch.inf, dtype=torch.float64)) == ends[0]
+    assert process.time(torch.tensor(-torch.inf, dtype=torch.float64)) >= ends[1]
+    assert process.share(ends[0]) == 0
 
 
 def test_a_table_of_betas_is_exact_at_its_indices() -> None:
@@ -122,6 +124,10 @@ def test_along_gives_the_same_estimate_at_equal_noise_levels() -> None:
     """The exact denoiser of one Gaussian, evaluated on its own path and on another."""
     x0, eps = torch.randn(2, 5, 1, 2, 2, dtype=torch.float64)
     for own, other in product(PROCESSES, PROCESSES):
+        for end in other.times:  # beyond the ends of its own path the network's last time is used
+            t = torch.tensor(end, dtype=torch.float64)
+            found = Along(Exact(own), other)(corrupt(other, x0, eps, t), t, Cond())
+            assert end == 0 or end == -1 or found.x0.isfinite().all()
         t = other.time(torch.tensor(0.8, dtype=torch.float64))
         there = own.time(torch.tensor(0.8, dtype=torch.float64))
         found = Along(Exact(own), other)(corrupt(other, x0, eps, t), t, Cond())

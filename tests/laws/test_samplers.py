@@ -159,6 +159,60 @@ def test_no_diffusion_is_the_ode() -> None:
     torch.testing.assert_close(found, walk(Euler(), GaussianData(Linear()), x, times))
 
 
+@pytest.mark.parametrize(
+    ("solver", "last"),
+    [
+        (Ancestral(), 4),
+        (DDIM(eta=0.5), 4),
+        (EulerMaruyama(), 4),
+        (EulerMaruyama(last="noisy"), 5),
+        (StochasticHeun(), 3),
+        (ChurnedHeun(), 4),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_a_state_is_rekeyed_exactly_while_its_future_is_random(
+    generator: Generator, solver: Solver, last: int
+) -> None:
+    """Of 6 steps: copies with other keys differ in the end, or are refused."""
+    sampler = generator.sampler(SamplerConfig(solver=solver, steps=6))
+    keys = HashKeys.of(0, range(2))
+    cond = labelled(10, range(2))
+    state = sampler.init(keys.normal(sampler.noise_shape), cond, keys)
+    with torch.no_grad():
+        for k in range(7):
+            if k > last:
+                with pytest.raises(ValueError, match=f"nothing after step {k} of 6 by .* random"):
+                    sampler.rekey(state, keys.fold("other"))
+            else:
+                ends = []
+                for copy in (state, sampler.rekey(state, keys.fold("other"))):
+                    while copy.k < 6:
+                        copy = sampler.step(copy)
+                    ends.append(copy.x)
+                assert not torch.equal(*ends)
+            if k < 6:
+                state = sampler.step(state)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 0.62), (0.3, 1.0)])
+def test_the_price_of_guidance_in_an_interval_is_exact(
+    generator: Generator, interval: tuple[float, float]
+) -> None:
+    for solver in (Euler(), Heun(), Midpoint(), StochasticHeun(), ChurnedHeun(churn=0.3)):
+        guidance = Guidance(scale=2.0, interval=interval)
+        sampler = generator.sampler(SamplerConfig(solver=solver, steps=12, guidance=guidance))
+        calls: list[int] = []
+        handle = generator.net.register_forward_hook(lambda *_, seen=calls: seen.append(1))
+        keys = HashKeys.of(0, range(2))
+        state = sampler.init(keys.normal(sampler.noise_shape), labelled(10, range(2)), keys)
+        for k in range(12):
+            calls.clear()
+            state = sampler.step(state)
+            assert sampler.cost(k) == Cost(evaluations=len(calls))
+        handle.remove()
+
+
 def test_an_infinite_diffusion_is_refused() -> None:
     solver = EulerMaruyama(diffusion=Reverse())
     with pytest.raises(ValueError, match=r"Reverse diffusion is inf at t = 1 of Linear: narrow"):
@@ -186,7 +240,14 @@ def test_copies_diverge_only_when_rekeyed(generator: Generator, solver: Solver) 
 
 
 @pytest.mark.parametrize(
-    "grid", [Uniform(), Uniform(last=0.04), Quadratic(), Shifted(), Karras(sigma_max=20.0)]
+    "grid",
+    [
+        Uniform(),
+        Uniform(last=0.04),
+        Quadratic(),
+        Shifted(),
+        Karras(sigma_min=0.02, sigma_max=20.0),
+    ],
 )
 @pytest.mark.parametrize("process", [*PATHS, Betas()], ids=lambda p: type(p).__name__)
 def test_grids_fall_from_noise_to_clean(grid: Grid, process: Process) -> None:
@@ -202,6 +263,13 @@ def test_grids_fall_from_noise_to_clean(grid: Grid, process: Process) -> None:
 def test_respaced_tables_count_as_the_released_code() -> None:
     assert Respaced()(Betas(), 1000).tolist() == [*range(999, -1, -1), -1]
     assert Respaced()(Betas(), 4).tolist() == [999, 666, 333, 0, -1]
+    # ties of rounding fall as in the released sum of gaps: 999 / 42 j would say 500, 880 and others
+    for steps in (43, 163):
+        position, indices = 0.0, []
+        for _ in range(steps):
+            indices.append(round(position))
+            position += 999 / (steps - 1)
+        assert Respaced()(Betas(), steps).tolist() == [*reversed(indices), -1]
     assert Respaced(stride=True)(Betas(), 50)[:3].tolist() == [980, 960, 940]
     assert Respaced(sections=(2, 3))(Betas(count=100), 5).tolist() == [99, 74, 50, 49, 0, -1]
     for grid, steps, message in (
@@ -215,6 +283,10 @@ def test_respaced_tables_count_as_the_released_code() -> None:
         Respaced()(Linear(), 4)
     with pytest.raises(ValueError, match=r"at most the process's own, 157.4"):
         Karras(sigma_max=200.0)(Betas(), 4)
+    with pytest.raises(ValueError, match=r"at least the process's own, 0.0100005, got 0.002"):
+        Karras()(Betas(), 4)
+    with pytest.raises(ValueError, match=r"at least the process's own, 0.010101, got 0.002"):
+        Karras()(Linear(ends=(0.01, 0.99)), 4)
 
 
 def test_the_flow_ends_at_the_data_distribution() -> None:

@@ -123,4 +123,5 @@ def loop(net: DiT, given: dict[str, Tensor], name: str, scale: float) -> Tensor:
     y, free_y = given["cfg_y"].split(n)
     cond = Cond(label=y, negative=Cond(label=free_y))
     with torch.no_grad():
-        return run(sampler, given["loop_z"][:n], cond, Recorded(noises[:, :n]))
+        start = given["loop_z"][:n] / BETAS.coeffs(sampler.times[0])[1].float()
+        return run(sampler, start, cond, Recorded(noises[:, :n]))

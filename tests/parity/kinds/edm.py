@@ -92,7 +92,7 @@ def check_schedules(case: Case) -> None:
             sigma_max=float(given["sigma_max"]),
             rho=float(given["rho"]),
         )
-        process = VE(sigma_max=float(given["sigma_max"]))
+        process = VE(sigma_min=grid.sigma_min, sigma_max=grid.sigma_max)
         case.compare(name, grid(process, given["num_steps"]))
 
 
@@ -173,10 +173,14 @@ def check_schedulers(case: Case) -> None:
         elif kind == "DDIMScheduler":
             check_ddim(case, name, config, given)
         elif kind == "DPMSolverMultistepScheduler":
-            check_levels(case, name, given, DPMSolverPP2M(), Betas(), scaled=False)
+            order, kwargs = config["kwargs"].get("solver_order", 2), config["kwargs"]
+            if kwargs.get("algorithm_type", "dpmsolver++") != "dpmsolver++" or order > 2:
+                case.unclaimed(f"{name}: {kwargs}")
+            solver: Solver = DPMSolverPP2M() if order == 2 else Euler()
+            check_levels(case, name, given, solver, table(config), table(config))
         elif kind in ("HeunDiscreteScheduler", "EulerDiscreteScheduler"):
             solver = Heun() if "Heun" in kind else Euler()
-            check_levels(case, name, given, solver, VE(sigma_max=1e3), scaled=True)
+            check_levels(case, name, given, solver, table(config), VE(sigma_max=1e3))
         else:
             case.unclaimed(f"{name} of {kind}")
 
@@ -203,7 +207,9 @@ def check_flow(case: Case, name: str, given: dict[str, Tensor], solver: Solver) 
 
 def check_ddim(case: Case, name: str, config: dict[str, Any], given: dict[str, Tensor]) -> None:
     """A step goes T // N indices down, which with trailing spacing is not always the next one."""
-    kwargs, process = config["kwargs"], Betas(count=config["kwargs"]["num_train_timesteps"])
+    kwargs, process = config["kwargs"], table(config)
+    if kwargs.get("clip_sample", True):
+        case.unclaimed(f"{name} clips x0 and keeps its noise")
     mixture = Mixture(process, given["w"], given["mu"], given["s"])
     solver, stride = (
         DDIM(eta=config.get("eta", 0.0)),
@@ -221,20 +227,28 @@ def check_ddim(case: Case, name: str, config: dict[str, Any], given: dict[str, T
 
 
 def check_levels(
-    case: Case, name: str, given: dict[str, Tensor], solver: Solver, process: Process, scaled: bool
+    case: Case, name: str, given: dict[str, Tensor], solver: Solver, own: Betas, process: Process
 ) -> None:
-    """Schedulers that keep sigma / alpha: x is on their VE scale where `scaled`, else VP."""
+    """Schedulers that keep sigma / alpha, and x on the scale of `process`: VE, or the table's."""
     levels = case.expected[f"{name}_sigmas"].double()
     levels = levels[torch.cat([torch.ones(1, dtype=torch.bool), levels.diff() < 0])]
     times = process.time(-2 * levels.log())
-    times[-1] = process.times[0]
-    mixture = Mixture(Betas(), given["w"], given["mu"], given["s"])
-    denoise = Along(mixture, process) if scaled else mixture
+    times = times.where(levels > 0, process.times[0])
+    mixture = Mixture(own, given["w"], given["mu"], given["s"])
     start = given["noise"]
-    if not scaled:
+    if process == own:
         start = start / process.coeffs(times[0])[1]  # theirs is not scaled
+    denoise = mixture if process == own else Along(mixture, process)
     compare_path(case, name, trajectory(denoise, solver, times, start, Recorded(start)))
     grid_is_theirs(case, name)
+
+
+def table(config: dict[str, Any]) -> Betas:
+    kwargs = config["kwargs"]
+    names = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+    schedule = names[kwargs.get("beta_schedule", "linear")]
+    ends = None if schedule == "cosine" else (kwargs["beta_start"], kwargs["beta_end"])
+    return Betas(schedule=schedule, count=kwargs["num_train_timesteps"], ends=ends)
 
 
 def grid_is_theirs(case: Case, name: str) -> None:

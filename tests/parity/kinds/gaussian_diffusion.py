@@ -248,4 +248,5 @@ def loop(table: Table, toy: Denoise, solver: Solver, init: Tensor, noises: Tenso
         Clipped(toy), Latents(), solver, times, tuple(init.shape[1:]), init.device
     )
     label = torch.zeros(len(init), dtype=torch.int64)
-    return run(sampler, init, Cond(label=label), Recorded(noises))
+    start = init / toy.process.coeffs(times[0])[1].float()  # theirs starts at init itself
+    return run(sampler, start, Cond(label=label), Recorded(noises))
