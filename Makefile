@@ -23,7 +23,7 @@ quickstart: $(STAMP) ## the main job on real digits: train, search, quantize, ev
 	$(RUN) sampling/quickstart.py
 
 test: $(STAMP) ## the tests that need neither patience nor a GPU
-	$(RUN) -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 -m "not slow and not gpu"
 
 test-slow: $(STAMP) ## the slow tests
 	$(RUN) -m pytest -m "slow and not gpu"

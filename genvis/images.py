@@ -122,5 +122,7 @@ def _mapped(path: Path, entry: ZipInfo) -> np.ndarray:
         file.seek(int(name) + int(extra), io.SEEK_CUR)
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
-        shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-        return np.memmap(path, dtype, "r", file.tell(), shape)
+        shape, columns, dtype = (
+            read if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if columns else "C")

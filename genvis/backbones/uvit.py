@@ -226,6 +226,7 @@ OFFICIAL_ARGUMENTS = {
 }
 SCALELONG_ARGUMENTS = ("scalelong", "kappa")
 OTHER_ARGUMENTS = ("p_uncond", "use_checkpoint")  # the second only saves memory
+ONLY_VALUES = {"skip": True, "qk_scale": None}  # other values of these belong to no release
 
 
 def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> UViT:
@@ -235,8 +236,11 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> U
     The last of the released num_classes is the null label, unless `p_uncond` of the training
     config is given too and is 0: then all are real, as for ImageNet 64.
     """
-    known = (*OFFICIAL_ARGUMENTS, *SCALELONG_ARGUMENTS, *OTHER_ARGUMENTS)
+    known = (*OFFICIAL_ARGUMENTS, *SCALELONG_ARGUMENTS, *OTHER_ARGUMENTS, *ONLY_VALUES)
     check_arguments(official, known, "the released U-ViT")
+    for name, value in ONLY_VALUES.items():
+        if (given := official.get(name, value)) != value:
+            raise ConfigError(f"{name} must be {value}, as in every release, got {given!r}")
     given = renamed(official, OFFICIAL_ARGUMENTS)
     classes = max(given.get("num_classes", 0), 0)  # the released class says -1 for none
     null = classes > 0 and official.get("p_uncond", 1) > 0

@@ -113,7 +113,7 @@ class Folder:
         return Path(self.path, name).open("rb")
 
     def stamp(self, name: str) -> str:
-        return _changed(Path(self.path, name))
+        return changed(Path(self.path, name))
 
 
 class Zip:
@@ -173,10 +173,11 @@ class Tars:
 
     def stamp(self, name: str) -> str:
         path, offset, _ = self.places[name]
-        return f"{offset} {_changed(Path(path))}"
+        return f"{offset} {changed(Path(path))}"
 
 
-def _changed(path: Path) -> str:
+def changed(path: Path) -> str:
+    """Size and time: what changes when a file does."""
     known = path.stat()
     return f"{known.st_size} {known.st_mtime_ns}"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from genvis.config import Table, config, dump
 from genvis.data import DATASETS
+from genvis.data.stores import Folder, changed, expand
 from genvis.evaluation.extraction import HeadedExtractor
 from genvis.evaluation.observe import observe
 from genvis.evaluation.reference import Reference, load_reference, of_seen
@@ -26,6 +27,15 @@ from genvis.types import Cond, DatasetConfig
 from genvis.types import Dataset as Rows
 
 UNLIMITED = 10**9  # the n of moments whose n nobody wrote down
+# Files of the ADM suite that papers measure against. Source: Dhariwal and Nichol 2021, "Diffusion
+# models beat GANs on image synthesis", the references of its evaluation code. Their hashes were
+# never published, so a file is known by its name and by what is in it.
+PUBLISHED = {
+    *(f"VIRTUAL_imagenet{size}_labeled.npz" for size in (64, 128, 256)),
+    "VIRTUAL_imagenet512.npz",
+    *(f"VIRTUAL_lsun_{kind}256.npz" for kind in ("bedroom", "cat", "horse")),
+}
+SIZES = {"mu": 2048, "sigma": 2048, "mu_s": 2023, "sigma_s": 2023}  # of the published Inception
 
 
 class ReferenceConfig(Protocol):
@@ -66,6 +76,10 @@ class Moments:
     resize: str = "tf1_bilinear"
     n: int | None = None  # how many images, if known
 
+    def __post_init__(self) -> None:
+        if self.n is not None and self.n < 2:
+            raise ValueError(f"n must be at least 2, got {self.n}")
+
     def open(self, extractor: HeadedExtractor, folder: Path, chunk: int) -> Reference:
         if not is_published(extractor.name, extractor.sha256) or extractor.resize != self.resize:
             raise ValueError(
@@ -77,6 +91,8 @@ class Moments:
         arrays = self._arrays()
         if "mu" not in arrays or "sigma" not in arrays:
             raise ValueError(f"{self.path}: holds {', '.join(arrays)}, but not mu and sigma")
+        if ("mu_s" in arrays) != ("sigma_s" in arrays):
+            raise ValueError(f"{self.path}: mu_s and sigma_s belong together, and one is missing")
         moments = {
             head: Statistics.of_moments(
                 self.n or UNLIMITED, arrays[mean], arrays[cov], extractor.sha256
@@ -96,7 +112,9 @@ class Moments:
             self.n,
             moments,
             {"features": rows} if "arr_0" in arrays else {},
-            published="mu_s" in arrays and self.resize == "tf1_bilinear",
+            published=Path(self.path).name in PUBLISHED
+            and self.resize == "tf1_bilinear"
+            and {name: len(arrays.get(name, ())) for name in SIZES} == SIZES,
         )
 
     def _arrays(self) -> dict[str, Tensor]:
@@ -153,8 +171,30 @@ class DatasetImages:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"data": dump(self.data), "split": self.split}
+        known = dump(self.data)
+        return {"data": known, "split": self.split, "files": _stamps(known)}
+
+    seed = None
 
     def read(self, rows: range) -> tuple[Tensor, Cond]:
         batch = self.rows[rows]
         return to_uint8(batch.x), batch.cond
+
+
+def _stamps(plain: Any) -> str:
+    """One hash of names, sizes and times of every file that a dataset's config names, or that lies
+    in a folder it names.
+    """
+    told: list[str] = []
+    if isinstance(plain, dict):
+        told = [_stamps(value) for value in plain.values()]
+    elif isinstance(plain, str):
+        for path in map(Path, (file for each in _splits(plain) for file in expand(each))):
+            folder = Folder(str(path)) if path.is_dir() else None
+            told += [f"{name} {folder.stamp(name)}" for name in folder.names] if folder else []
+            told += [changed(path)] if path.is_file() else []
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _splits(path: str) -> list[str]:
+    return [path.replace("{split}", split) for split in ("train", "val")]

@@ -5,7 +5,7 @@ from math import hypot
 
 from genvis.evaluation.records import Record
 
-SAME = ("metric", "extractor_sha256", "reference_sha256", "n", "n_reference")
+SAME = ("metric", "extractor_sha256", "resize", "reference_sha256", "n", "n_reference")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,16 @@ class Difference:
         return f"{self.metric}: {self.value:+.4g} +- {self.noise:.2g}, {verdict}"
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A measure that both subjects have, but not of the same thing."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
 def difference(first: Record, second: Record) -> Difference:
     """ValueError unless both measured the same thing, at the same sizes, and know their spread."""
     for name in SAME:
@@ -37,8 +47,10 @@ def difference(first: Record, second: Record) -> Difference:
     return Difference(first.metric, second.value - first.value, noise)
 
 
-def comparisons(records: list[Record], first: str, second: str) -> list[Difference]:
-    """Of every measure that both subjects have, the newest. ValueError if a subject is unknown."""
+def comparisons(records: list[Record], first: str, second: str) -> list[Difference | Refused]:
+    """Of every measure that both subjects have, the newest. ValueError if a subject is unknown, or
+    if they share no measure.
+    """
     found = {
         name: {(r.metric, r.reference): r for r in records if r.subject == name and _spread(r)}
         for name in (first, second)
@@ -48,7 +60,17 @@ def comparisons(records: list[Record], first: str, second: str) -> list[Differen
             subjects = ", ".join(sorted({r.subject for r in records if r.subject}))
             raise ValueError(f"no measured values with a spread of {name!r}; there are {subjects}")
     shared = [key for key in found[first] if key in found[second]]
-    return [difference(found[first][key], found[second][key]) for key in shared]
+    if not shared:
+        lists = [", ".join(sorted({metric for metric, _ in known})) for known in found.values()]
+        raise ValueError(f"nothing to compare: {first} has {lists[0]}; {second} has {lists[1]}")
+    return [_compared(found[first][key], found[second][key]) for key in shared]
+
+
+def _compared(first: Record, second: Record) -> Difference | Refused:
+    try:
+        return difference(first, second)
+    except ValueError as error:
+        return Refused(str(error))
 
 
 def _spread(record: Record) -> bool:

@@ -4,6 +4,8 @@ Letters: N images, D features.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -66,10 +68,24 @@ def extract(extractor: Extractor, images: Tensor, batch: int = 256) -> Features:
     check_images(images)
     frechet_name(extractor.name, extractor.sha256)  # refuses a nameless extractor before the work
     rounded = images_as_stored(images)
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         values = torch.cat([extractor(rows) for rows in rounded.split(batch)])
     check_features(values)
     return Features(values, extractor.name, extractor.sha256)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Without TF32, which convolutions on a GPU use unless told: it moves FID's second digit."""
+    ways = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [way.allow_tf32 for way in ways]
+    try:
+        for way in ways:
+            way.allow_tf32 = False
+        yield
+    finally:
+        for way, allowed in zip(ways, before, strict=True):
+            way.allow_tf32 = allowed
 
 
 def frechet_name(extractor: str, sha256: str, head: str = "features") -> str:

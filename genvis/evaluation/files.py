@@ -6,7 +6,7 @@ Letters: B images, H W their size.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +41,8 @@ class Stored:
 
 class Files:
     """The images of a store, in the order of their names."""
+
+    seed = None
 
     def __init__(self, source: str, store: Store) -> None:
         self.source, self.store = source, store
@@ -112,6 +114,7 @@ class NpzImages:
     """Read through a memory map, unless the file is compressed."""
 
     path: Path
+    seed: None = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self._arrays[0])

@@ -58,6 +58,10 @@ class Generated:
         return self.sampling.count
 
     @property
+    def seed(self) -> int:
+        return self.sampling.seed
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {"model": self.source, **dump(self.sampling)}
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from genvis.checkpoint import atomic_write, load_tensors, replacing
-from genvis.evaluation.observe import Observer
+from genvis.checkpoint import atomic_write, replacing
+from genvis.evaluation.observe import Observer, load_part
 from genvis.images import png
 from genvis.types import Cond
 
@@ -68,7 +68,7 @@ class Npz:
         if path.exists():
             return
         arrays = {"arr_0": "pixels"}
-        if "label" in load_tensors(parts[0]):
+        if "label" in load_part(parts[0]):
             arrays["arr_1"] = "label"
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for array, name in arrays.items():
@@ -96,5 +96,5 @@ def _write(archive: zipfile.ZipFile, array: str, name: str, parts: tuple[Path, .
 
 
 def _rows(path: Path, name: str) -> np.ndarray:
-    rows = load_tensors(path)[name].numpy()
+    rows = load_part(path)[name].numpy()
     return rows.transpose(0, 2, 3, 1) if name == "pixels" else rows

@@ -6,10 +6,14 @@ distance, since what chance did to one set it did to the other.
 Letters: N images, G groups.
 """
 
+import json
 from collections.abc import Callable
 from functools import reduce
 from operator import add
+from pathlib import Path
 
+from genvis.checkpoint import atomic_write, read_json
+from genvis.devices import processes
 from genvis.evaluation.extraction import metric_name
 from genvis.evaluation.frechet import frechet_distance
 from genvis.evaluation.generated import Generated
@@ -26,7 +30,12 @@ GROUPS = 10
 def changes(seen: Seen, base: Seen, reference: Reference | None) -> list[Record]:
     """FD between the sets, and how much farther from the reference the changed one is."""
     drift = _paired(seen, base, frechet_distance)
-    common = {"n": seen.n, "extractor": seen.extractor, "extractor_sha256": seen.sha256}
+    common = {
+        "n": seen.n,
+        "extractor": seen.extractor,
+        "extractor_sha256": seen.sha256,
+        "resize": seen.resize,
+    }
     records = [
         stamped(
             metric=metric_name("drift-FD", seen.extractor, seen.sha256),
@@ -60,11 +69,18 @@ def changes(seen: Seen, base: Seen, reference: Reference | None) -> list[Record]
     return records
 
 
-def cost(images: Images) -> list[Record]:
-    """What a model costs here: bytes of its weights, milliseconds an image, a chunk at once."""
+def cost(images: Images, path: Path) -> list[Record]:
+    """What a model costs: bytes of its weights, milliseconds an image, a chunk at once. Measured
+    once, by the main process, and kept in the file at `path`.
+    """
     if not isinstance(images, Generated):
         return []
-    found = [stamped(metric="ms_per_image", value=1000 * images.seconds(), n=images.sampling.chunk)]
+    state = processes()
+    if state.is_main_process and not path.exists():
+        atomic_write(path, json.dumps({"ms_per_image": 1000 * images.seconds()}) + "\n")
+    state.wait_for_everyone()
+    measured = read_json(path)["ms_per_image"]
+    found = [stamped(metric="ms_per_image", value=measured, n=images.sampling.chunk)]
     if images.bytes is not None:
         found.append(stamped(metric="bytes", value=float(images.bytes), n=1))
     return found

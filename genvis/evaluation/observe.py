@@ -11,8 +11,8 @@ Letters: N images, B rows of a chunk, c chunk size, G groups.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import cache, reduce
+from dataclasses import dataclass, field
+from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from torch import Tensor
 from genvis.checkpoint import in_use, load_tensors, open_run, save_tensors
 from genvis.console import progress
 from genvis.devices import processes
-from genvis.evaluation.extraction import HeadedExtractor
+from genvis.evaluation.extraction import HeadedExtractor, full_float32
 from genvis.evaluation.jackknife import random_groups
 from genvis.evaluation.sources import Images
 from genvis.evaluation.statistics import Statistics, check_features
@@ -50,13 +50,13 @@ class Seen:
     extractor: str
     sha256: str
     resize: str
-
-    def __hash__(self) -> int:
-        return hash(self.parts)
+    _known: dict[tuple[str, int], tuple[Statistics, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def names(self) -> set[str]:
-        return set(load_tensors(self.parts[0]))
+        return set(load_part(self.parts[0]))
 
     def rows(self, name: str) -> Tensor:
         """All rows (N, ...) under a name. ValueError if nothing gave them."""
@@ -65,9 +65,13 @@ class Seen:
     def statistics(self, head: str) -> Statistics:
         return reduce(add, self.groups(head, 1))
 
-    @cache  # noqa: B019  # lives as long as one evaluation
     def groups(self, head: str, groups: int) -> tuple[Statistics, ...]:
         """Statistics of a head for each of G random groups of rows."""
+        if (head, groups) not in self._known:
+            self._known[head, groups] = self._streamed(head, groups)
+        return self._known[head, groups]
+
+    def _streamed(self, head: str, groups: int) -> tuple[Statistics, ...]:
         member, device = random_groups(self.n, groups), processes().device
         totals: dict[int, Statistics] = {}
         for rows, block in self._blocks(head):
@@ -93,11 +97,19 @@ class Seen:
         return hashlib.sha256(self.rows("sha256").numpy().tobytes()).hexdigest()
 
     def _part(self, path: Path, name: str) -> Tensor:
-        tensors = load_tensors(path)
+        tensors = load_part(path)
         if name not in tensors:
             known = ", ".join(sorted(set(tensors) - {"sha256"}))
             raise ValueError(f"{self.extractor} gives no {name}; there are {known}")
         return tensors[name]
+
+
+def load_part(path: Path) -> dict[str, Tensor]:
+    """What a part holds. ValueError if it is damaged."""
+    try:
+        return load_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete this file and run the evaluation again") from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,8 @@ class Heads:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"extractor": self.extractor.name, "sha256": self.extractor.sha256}
+        known = self.extractor
+        return {"extractor": known.name, "sha256": known.sha256, "resize": known.resize}
 
     def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> dict[str, Tensor]:
         images = from_uint8(pixels.to(processes().device))
@@ -129,8 +142,6 @@ def observe(
 
     ValueError if the folder holds an evaluation of other images or by other observers.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 image, got {chunk}")
     state, n = processes(), len(images)
     watching = [Heads(extractor.to(state.device)), *observers]
     config = {"images": images.identity, "chunk": chunk, "by": [each.identity for each in watching]}
@@ -156,7 +167,8 @@ def _look(images: Images, rows: range, chunk: int, watching: Sequence[Observer])
         found["label"] = cond.label
     short = chunk - len(rows)
     padded = torch.cat([pixels, pixels[-1:].expand(short, -1, -1, -1)])
-    for observer in watching:
-        for name, values in observer(padded, cond, rows).items():
-            found[name] = values[: len(rows)]
+    with full_float32():
+        for observer in watching:
+            for name, values in observer(padded, cond, rows).items():
+                found[name] = values[: len(rows)]
     return found

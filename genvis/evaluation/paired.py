@@ -16,7 +16,7 @@ from genvis.features.lpips import LPIPS
 from genvis.images import from_uint8
 from genvis.types import Cond
 
-SCORE = "score/"  # names of rows that are a metric of each image
+SCORE, PAIR = "score/", "pair/"  # names of rows that are a metric of each image, of each pair
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Pairs:
             a, b = (from_uint8(each.to(device)) for each in (pixels, others))
             name = metric_name("LPIPS", self.lpips.name, self.lpips.sha256)
             found[name] = self.lpips.to(device)(a, b).double().cpu()
-        return {SCORE + name: values for name, values in found.items()}
+        return {PAIR + name: values for name, values in found.items()}
 
 
 def check_paired(images: Images, against: Images) -> None:
-    """ValueError unless both have as many images."""
+    """ValueError unless both have as many images, enough for an interval of their difference."""
     if len(images) != len(against):
         raise ValueError(f"not pairs: {len(images)} and {len(against)} images")
+    if len(images) < 4:
+        raise ValueError(f"a difference with an interval needs at least 4 pairs, got {len(images)}")

@@ -34,11 +34,13 @@ class Record:
     reference_sha256: str | None = None
     n_reference: int | None = None
     floor: float | None = None  # train against held-out, measured the same way
+    n_floor: int | None = None  # held-out images in it, where not n
     expected_floor: float | None = None  # of equal distributions at these sizes, in theory
     warning: str | None = None  # why the value may mislead
     beside: dict[str, float] = field(default_factory=dict)
     extractor: str | None = None
     extractor_sha256: str | None = None
+    resize: str | None = None  # how the extractor brought images to its size
     comparable_to_published: bool = False
     seed: int | None = None
     keys: str | None = None  # which rows of which stream made the samples
@@ -136,7 +138,9 @@ def text(record: Record) -> str:
         size += f" vs {record.n_reference}"
     if record.draws is not None:
         size += f", {record.draws} draws"
-    floors = {"floor train-val": record.floor, "expected floor": record.expected_floor}
+    held_out = record.n_floor if record.n_floor != record.n else None
+    train_val = "floor train-val" if held_out is None else f"floor train-val of {held_out}"
+    floors = {train_val: record.floor, "expected floor": record.expected_floor}
     known = {name: value for name, value in floors.items() if value is not None}
     beside = [f"{name} {value:.{places}f}" for name, value in {**known, **record.beside}.items()]
     warning = f" WARNING: {record.warning}" if record.warning else ""

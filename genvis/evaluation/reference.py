@@ -18,6 +18,7 @@ from genvis.checkpoint import load_tensors, save_tensors
 from genvis.evaluation.extraction import HeadedExtractor
 from genvis.evaluation.observe import Seen
 from genvis.evaluation.statistics import Statistics, check_moments
+from genvis.random import permutation
 
 FORMAT = "genvis-reference-1"
 
@@ -34,7 +35,7 @@ class Reference:
     moments: dict[str, Statistics]
     features: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
     published: bool = False
-    held_out: dict[str, Statistics] = field(default_factory=dict)
+    held_out: Seen | None = None
 
     def statistics(self, head: str) -> Statistics:
         if head not in self.moments:
@@ -43,9 +44,19 @@ class Reference:
 
     def rows(self, head: str) -> Tensor:
         """The features (N, D) of each image. ValueError if only their statistics are there."""
+        self.check_rows(head)
+        return self.features[head]()
+
+    def check_rows(self, head: str) -> None:
         if head not in self.features:
             raise ValueError(f"reference {self.name} has no {head} image by image")
-        return self.features[head]()
+
+    def floor(self, head: str, n: int) -> Statistics | None:
+        """Of n held-out images, or of all where they are fewer; None where there are none."""
+        if self.held_out is None or n >= self.held_out.n:
+            return self.held_out and self.held_out.statistics(head)
+        chosen = permutation(self.held_out.n, 0)[:n].sort().values
+        return Statistics.of(self.held_out.rows(head)[chosen], self.held_out.sha256)
 
 
 def of_seen(seen: Seen, name: str, held_out: Seen | None = None) -> Reference:
@@ -57,7 +68,7 @@ def of_seen(seen: Seen, name: str, held_out: Seen | None = None) -> Reference:
         seen.n,
         {head: seen.statistics(head) for head in heads},
         {head: partial(seen.rows, head) for head in sorted(seen.names)},
-        held_out={} if held_out is None else {head: held_out.statistics(head) for head in heads},
+        held_out=held_out,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from genvis.config import Table, config, override, read_yaml
+from genvis.config import Table, config, read_yaml
 from genvis.samplers.generator import SamplerConfig
 from genvis.types import Cond
 
@@ -22,6 +22,11 @@ class Images(Protocol):
     @property
     def identity(self) -> dict[str, Any]:
         """Plain data that tells this set from others, so that work on it can be resumed."""
+        ...
+
+    @property
+    def seed(self) -> int | None:
+        """The stream that row i is made from; None if the images are there already."""
         ...
 
     def __len__(self) -> int: ...
@@ -37,6 +42,10 @@ class Making:
     count: int = 50_000
     seed: int = 0
     sampler: SamplerConfig | None = None  # default: as the model's own config suggests
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
 
 
 class Source(Protocol):
@@ -54,13 +63,14 @@ SOURCES = Table(
 )
 
 
-def source_of(given: str | Path, overrides: tuple[str, ...] = ()) -> Source:
+def source_of(given: str | Path) -> Source:
     """The source behind a path: an .npz, .zip or .tar, a folder of samples or images, a run or
-    model folder, a folder of a diffusers pipeline, or a .yaml that says which. ValueError for none.
+    model folder, a folder of a diffusers pipeline, or a .yaml that says which. ValueError for none,
+    and for a run that was not brought to its end.
     """
     path = Path(given)
     if path.suffix == ".yaml":
-        return SOURCES.build(override(read_yaml(path), overrides))
+        return SOURCES.build(read_yaml(path))
     kinds = {
         "npz": path.suffix == ".npz",
         "pipeline": (path / "model_index.json").is_file(),
@@ -71,6 +81,11 @@ def source_of(given: str | Path, overrides: tuple[str, ...] = ()) -> Source:
         raise ValueError(f"{path}: no such file or folder")
     if (path / "samples.npz").is_file():  # a sample folder
         kinds, path = {"npz": True}, path / "samples.npz"
+    elif (path / "run.json").is_file() and not (kinds["run"] or kinds["pipeline"]):
+        raise ValueError(
+            f"{path}: an unfinished run: it has neither model/, as training leaves it, nor "
+            "samples.npz, as sampling does; finish it, or name a folder in it that holds images"
+        )
     name = next((name for name, fits in kinds.items() if fits), None)
     if name is None:
         raise ValueError(f"{path}: neither an .npz, .zip, .tar, .yaml nor a folder")

@@ -13,6 +13,7 @@ from genvis.evaluation.frechet import frechet_distance
 from genvis.evaluation.statistics import Statistics, same_features
 from genvis.random import HashKeys, permutation
 
+NUMBERS = 2**22  # drawn at once
 Group = tuple[Tensor, int]  # rows (n,) that belong together, how many of them a draw takes
 
 
@@ -92,8 +93,10 @@ def bootstrap(values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: i
     if not 0 < level < 1 or draws < 100:
         raise ValueError(f"need 0 < level < 1 and draws >= 100, got {level} and {draws}")
     x, n = values.double().cpu(), len(values)
-    uniforms = HashKeys.of(seed, range(draws)).fold("bootstrap").uniform((n,))  # (draws, N)
-    means = x[(uniforms * n).long()].mean(1)
+    keys = HashKeys.of(seed, range(draws)).fold("bootstrap")
+    few = max(1, NUMBERS // n)
+    uniforms = (HashKeys(h).uniform((n,)) for h in keys.h.split(few))  # (few, N)
+    means = torch.cat([x[(each * n).long()].mean(1) for each in uniforms])
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = means.quantile(tails).tolist()
     return Interval(float(x.mean()), low, high)

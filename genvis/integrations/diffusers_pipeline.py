@@ -5,7 +5,10 @@ a pipeline draws would else depend on the batch. Labels go round, prompts are li
 Letters: B images.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ from einops import rearrange
 from torch import Tensor
 
 from genvis.config import config, dump
+from genvis.data.stores import Folder
 from genvis.devices import processes
 from genvis.evaluation.sources import Making
+from genvis.images import to_uint8
 from genvis.integrations.diffusers_models import diffusers_class, pipeline_parts
 from genvis.random import stream
 from genvis.types import Cond
@@ -36,6 +41,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.classes is not None and self.prompts is not None:
             raise ValueError("a pipeline takes classes or prompts, not both")
+        if self.classes is not None and self.classes < 1:
+            raise ValueError(f"classes must be at least 1, got {self.classes}")
 
     def open(self, making: Making, chunk: int) -> "PipelineImages":
         if making.sampler is not None:
@@ -61,8 +68,18 @@ class PipelineImages:
         return self.making.count
 
     @property
+    def seed(self) -> int:
+        return self.making.seed
+
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        return {"pipeline": dump(self.config), **dump(self.making)}
+        """With the hash of every file of the pipeline, and of the prompts."""
+        texts = json.dumps(self.prompts).encode()
+        files = {
+            "files": _sha256(Path(self.config.path)),
+            "texts": hashlib.sha256(texts).hexdigest(),
+        }
+        return {"pipeline": dump(self.config), **files, **dump(self.making)}
 
     def read(self, rows: range) -> tuple[Tensor, Cond]:
         cond, own = self._cond(rows)
@@ -72,8 +89,8 @@ class PipelineImages:
         images = np.asarray(self.pipeline(**given).images)
         if images.shape[:1] != (len(rows),) or images.shape[3:] != (3,):
             raise ValueError(f"{self.config.path}: gave {images.shape}, not {len(rows)} RGB images")
-        pixels = torch.from_numpy(images).double().mul(255).round().clamp(0, 255).to(torch.uint8)
-        return rearrange(pixels, "b h w c -> b c h w"), cond
+        pixels = rearrange(torch.from_numpy(images).double(), "b h w c -> b c h w")
+        return to_uint8(2 * pixels - 1), cond
 
     def _cond(self, rows: range) -> tuple[Cond, dict[str, Any]]:
         """What is known of the rows, and how the pipeline is told."""
@@ -87,3 +104,16 @@ class PipelineImages:
 
     def _seed(self, row: int) -> int:
         return stream(self.making.seed, row) >> 1  # torch takes 63 bits
+
+
+def _sha256(folder: Path) -> str:
+    """Of all files of a folder with their names: weights, configs, vocabularies."""
+    digest = hashlib.sha256()
+    for name in Folder(str(folder)).names:
+        digest.update(f"{name} {_of_file(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

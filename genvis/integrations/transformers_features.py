@@ -104,6 +104,9 @@ class DINOv2Features:
     name: str = "dinov2"
     size: int = 224
 
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+
     def build(self) -> TransformersFeatures:
         net = _load("AutoModel", self.path)
         prepare = Prepare(self.size, *IMAGENET, square=True)
@@ -117,6 +120,9 @@ class CLIPFeatures:
     path: str
     name: str = "clip"
     size: int = 224
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
 
     def build(self) -> TransformersFeatures:
         net = _load("CLIPModel", self.path)
@@ -136,6 +142,9 @@ class CLIPScore:
     size: int = 224
     captions: bool = False
 
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+
     def build(self) -> "ClipScorer":
         net, tokenizer = _load("CLIPModel", self.path), _load("CLIPTokenizer", self.path)
         return ClipScorer(net.to(processes().device), tokenizer, self, _sha256(self.path))
@@ -152,7 +161,8 @@ class ClipScorer:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"clip": self.sha256, "captions": self.config.captions}
+        known = self.config
+        return {"clip": self.sha256, "size": known.size, "captions": known.captions}
 
     def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> dict[str, Tensor]:
         if cond.prompts is None:
@@ -169,6 +179,11 @@ class ClipScorer:
         value = 2.5 * cosine.clamp(min=0) if self.config.captions else 100 * cosine
         kind = "CLIPScore-captions" if self.config.captions else "CLIPScore"
         return {SCORE + metric_name(kind, self.config.name, self.sha256): value}
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
 
 
 def _class_token(net: Any, x: Tensor) -> Tensor:

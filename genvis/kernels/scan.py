@@ -12,6 +12,7 @@ wider, whatever the input is.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, Literal
 
@@ -288,7 +289,8 @@ def _scan(
         state = x.new_zeros(shape, dtype=wide)
     elif state.shape != shape:
         raise ValueError(f"state must be {shape}, got {tuple(state.shape)}")
-    with torch.autocast(x.device.type, enabled=False):
+    plain = torch.amp.is_autocast_available(x.device.type)  # not on the meta device
+    with torch.autocast(x.device.type, enabled=False) if plain else nullcontext():
         y, state = forms[name](
             x, dt.to(wide), a.to(wide), b.to(x.dtype), c.to(x.dtype), state.to(wide)
         )

@@ -123,9 +123,11 @@ class Activations:
             net.train(training)
             for handle in handles:
                 handle.remove()
+        values: dict[str, float] = {}
         for kind, tensors in (("feature", outputs.values()), ("gradient", gradients)):
-            values = torch.stack([x.detach().square().mean().sqrt() for x in tensors]).tolist()
-            run.log(run.step, {f"{kind}_{n}": v for n, v in zip(outputs, values, strict=True)})
+            sizes = torch.stack([x.detach().square().mean().sqrt() for x in tensors]).tolist()
+            values |= {f"{kind}_{n}": size for n, size in zip(outputs, sizes, strict=True)}
+        run.log(run.step, values)
 
 
 @config

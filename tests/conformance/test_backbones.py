@@ -1,5 +1,6 @@
 """One battery over every entry of the table: a new backbone is tested by being listed."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -257,6 +258,21 @@ def test_compiled_equals_eager(name: str) -> None:
     net = build(name)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*inputs(net)), net(*inputs(net)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dit", "uvit", "dim"])
+def test_generated_code_equals_eager(name: str) -> None:
+    """Forward and backward through inductor."""
+    net = build(name)
+    twin = copy.deepcopy(net)
+    compiled = torch.compile(twin, fullgraph=True)
+    ours, theirs = net(*inputs(net)), compiled(*inputs(net))
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+    ours.square().mean().backward()
+    theirs.square().mean().backward()
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

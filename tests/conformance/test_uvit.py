@@ -87,8 +87,11 @@ def test_released_arguments() -> None:
     for mode, skips in enumerate((Unscaled(), InverseSqrt2(), Constant(kappa=0.7))):
         net = from_official({**OFFICIAL, "scalelong": mode, "kappa": 0.7}, state)
         assert net.config.skips == skips
-    with pytest.raises(ConfigError, match="no argument 'qk_scale'"):
+    from_official({**OFFICIAL, "skip": True, "qk_scale": None}, state)
+    with pytest.raises(ConfigError, match=r"qk_scale must be None, as in every release, got 1\.0"):
         from_official({**OFFICIAL, "qk_scale": 1.0}, state)
+    with pytest.raises(ConfigError, match="no argument 'norm_layer'"):
+        from_official({**OFFICIAL, "norm_layer": None}, state)
     with pytest.raises(ConfigError, match="scalelong must be 0 to 4, got 5"):
         from_official({**OFFICIAL, "scalelong": 5}, state)
     with pytest.raises(ValueError, match=r"official U-ViT: .* 1 extra .label_emb"):

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from genvis.backbones import BACKBONES
-from genvis.backbones.lego import LEGO, LEGOConfig, SkippingLEGO, from_official
-from genvis.config import ConfigError
+from genvis.backbones.lego import LEGO, LEGOConfig, SkipBricks, SkippingLEGO, from_official
+from genvis.config import ConfigError, build, dump
 from genvis.random import HashKeys
+from genvis.samplers.generate import generate, labelled
+from genvis.samplers.generator import Generator, GeneratorConfig
 from genvis.types import Cond
 
 LOCAL = {"side": 2, "patch": 1, "depth": 1, "heads": 2}
@@ -124,6 +126,33 @@ def test_skipping_needs_two_sides() -> None:
     net = LEGOConfig(size=8, width=16, bricks=LEGOConfig().bricks[:1]).build()
     with pytest.raises(ValueError, match="bricks of several sides"):
         SkippingLEGO(net, 0.0)
+
+
+def test_a_generator_that_skips_bricks_is_saved_and_sampled(tmp_path) -> None:
+    config = build(
+        GeneratorConfig,
+        {
+            "backbone": dump(lego("pg").config) | {"name": "lego", "channels": 1},
+            "process": {"name": "linear"},
+            "prediction": {"name": "velocity", "time_scale": 1.0},
+            "tokenizer": {"name": "pixels", "channels": 1},
+            "sampler": {"steps": 4},
+        },
+    )
+    torch.manual_seed(0)
+    whole = config.build()
+    for parameter in whole.net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    skipping = whole.changed(SkipBricks(t_break=0.6))
+    skipping.save_pretrained(tmp_path / "model")
+    loaded = Generator.from_pretrained(tmp_path / "model")
+    assert loaded.config.changes == (SkipBricks(t_break=0.6),)
+    keys, cond = HashKeys.of(0, range(2)), labelled(config.backbone.num_classes, range(2))
+    images = generate(loaded.sampler(), cond, keys)
+    assert torch.equal(images, generate(skipping.sampler(), cond, keys))
+    assert not torch.equal(images, generate(whole.sampler(), cond, keys))
+    with pytest.raises(ValueError, match="skip_bricks is for LEGO networks, got Linear"):
+        SkipBricks(t_break=0.5).apply(torch.nn.Linear(1, 1))
 
 
 def test_no_label_is_the_row_of_zeros() -> None:

@@ -308,3 +308,19 @@ def test_labels_are_dropped_at_the_stated_rate() -> None:
 def test_the_journal_is_one_json_object_a_line(whole: Path) -> None:
     for line in (whole / "log.jsonl").read_text().splitlines():
         assert isinstance(json.loads(line)["step"], int)
+
+
+def test_activations_are_what_the_modules_put_out(tmp_path: Path) -> None:
+    """Logged by layer; and watching changes nothing of the training."""
+    plain = ["callbacks=[]", "steps=2", "checkpoint_every=2"]
+    watch = 'callbacks=[{name: activations, match: "blocks[.][0-9]+", every: 1, count: 8}]'
+    fit(recipe(*plain), tmp_path / "plain")
+    fit(recipe(watch, *plain[1:]), tmp_path / "watched")
+    a, b = weights(tmp_path / "plain"), weights(tmp_path / "watched")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    lines = [line for line in read_journal(tmp_path / "watched") if "feature_blocks.0" in line]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(line[f"{kind}_blocks.1"] > 0 for line in lines for kind in ("feature", "gradient"))
+    watch = "callbacks=[{name: activations, match: nothing}]"
+    with pytest.raises(ValueError, match="no module of DiT is named 'nothing'"):
+        fit(recipe(watch, "steps=50", "checkpoint_every=50"), tmp_path / "wrong")

@@ -1,17 +1,21 @@
 """The released DDPM code: schedules, respacing, single steps, losses and whole sampling loops."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from golden_case import Case
 from latents import Latents
 from recorded import Recorded
-from torch import Tensor
+from torch import Tensor, nn
 
+from genvis.objectives.denoising import Denoising
 from genvis.processes.betas import Betas
 from genvis.processes.denoiser import corrupt, like, paired
 from genvis.processes.guidance import Clipped
 from genvis.processes.posterior import Posterior, bound, prior_bound
+from genvis.processes.predictions import Noise
 from genvis.random import HashKeys
 from genvis.samplers.diffusion import DiffusionSampler
 from genvis.samplers.generate import run
@@ -19,7 +23,7 @@ from genvis.samplers.grids import Respaced
 from genvis.samplers.solvers import Euler, Solver
 from genvis.samplers.state import DiffusionState
 from genvis.samplers.stochastic import DDIM, Ancestral
-from genvis.types import Cond, Denoise, Estimate
+from genvis.types import Batch, Cond, Denoise, Estimate, Loss, Moments
 
 ARRAYS, TENSORS, LOOPS = (0.0, 1e-9), (1e-5, 1e-4), (1e-4, 1e-3)
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine", "cosine": "cosine"}
@@ -68,6 +72,9 @@ def check(case: Case) -> None:
     for key, value in single_steps(tables["full"], given).items():
         if key in case.expected:
             case.compare(key, value, tolerance=TENSORS)
+    trained = training_loss(process, given)
+    case.compare("loss_learned_loss", trained.per_sample, tolerance=TENSORS)
+    case.compare("loss_learned_vb", trained.logs["bound"], tolerance=TENSORS)
     toy = Toy(process, spec["toy_model"])
     for name, table in tables.items():
         if f"in/{name}_t" in case.stored:
@@ -232,6 +239,49 @@ def losses(
     assert found.var is not None
     vb = bound(step, x, x0, found.x0, step.learned(found.var, table.floor), table.floor)
     return (found.eps - eps).square().flatten(1).mean(1), vb
+
+
+class Silent(nn.Module):
+    """A network that puts out what it was given to say."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = nn.Parameter(output)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.output
+
+
+def training_loss(process: Betas, given: dict[str, Tensor]) -> Loss:
+    """The same losses by the objective that trains, at the recorded times and noise."""
+    config = SimpleNamespace(process=process, prediction=Noise(learned_variance=True))
+    model = SimpleNamespace(config=config, tokenizer=Latents())
+    loss = Denoising(vlb=1.0, drop=0.0).build(model)
+    batch = Batch(Moments(given["x_start"]), Cond())
+    level = (given["t"].double() + 0.5) / process.count
+    with torch.no_grad():
+        return loss(Silent(given["model_output"]), batch, Whatever(given["noise"]), level)
+
+
+@dataclass(frozen=True)
+class Whatever:
+    """Keys with one noise for every purpose."""
+
+    noise: Tensor
+
+    def fold(self, *words: int | str) -> "Whatever":
+        return self
+
+    def split(self, n: int) -> "Whatever":
+        return self
+
+    def normal(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+        return self.noise
+
+    def uniform(
+        self, shape: Sequence[int] = (), device: torch.device | str | None = None
+    ) -> Tensor:
+        return self.noise.flatten(1)[:, 0].double().sigmoid()
 
 
 LOOP_SOLVERS = {
