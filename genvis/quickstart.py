@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genvis.checkpoint import RUN, open_run
 from genvis.config import ConfigError, dump, load
-from genvis.evaluation.evaluate import REFERENCES, Evaluation, Judge, by_subject
+from genvis.evaluation.evaluate import REFERENCES, Evaluation, Judge
 from genvis.evaluation.records import Record, append, read, stamped
 from genvis.evaluation.spread import bootstrap
 from genvis.models import fingerprint
@@ -182,7 +182,7 @@ class Notes:
             append(self.path, *self.judge.references())
 
     def _known(self) -> set[str]:
-        return set(by_subject(read(self.path))) if self.path.exists() else set()
+        return {r.subject or "" for r in read(self.path)} if self.path.exists() else set()
 
 
 def _size(subject: str, model: Path) -> Record:

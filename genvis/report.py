@@ -13,7 +13,7 @@ from typing import Any
 
 from genvis import __version__
 from genvis.checkpoint import atomic_write, read_json
-from genvis.evaluation.evaluate import by_subject, caption, tabulate
+from genvis.evaluation.evaluate import by_subject, caption, protocols, tabulate
 from genvis.evaluation.records import Record, read
 from genvis.evaluation.tables import cells
 from genvis.plots import Curve, svg
@@ -43,13 +43,15 @@ def write_report(folder: str | Path) -> Path:
     records = read(folder / "records.jsonl")
     if not records:
         raise ValueError(f"{folder}: records.jsonl is empty, so there is nothing to report")
+    judged, *others = protocols(records)
     parts = [
-        _summary(records),
+        _summary(judged),
+        *map(_other, others),
         _measures(records),
         _samples(folder),
         _training(folder / "train"),
-        _search(folder / "search", records),
-        _quantization(folder, records),
+        _search(folder / "search", judged),
+        _quantization(folder, judged),
         _origin(folder, records),
     ]
     page = (
@@ -68,6 +70,12 @@ def _summary(records: list[Record]) -> str:
         f"<p>{html.escape(caption(records))} The SVM reads labels from pixels; a ratio well below "
         f"1 in the last column means copying.</p>{_table(tabulate(records, keys=keys))}"
     )
+
+
+def _other(records: list[Record]) -> str:
+    """Distances that were measured otherwise, which cannot stand in one table with the first."""
+    rows = tabulate(records)
+    return f"<p>{html.escape(caption(records))}</p>{_table(rows)}" if len(rows[0]) > 1 else ""
 
 
 def _measures(records: list[Record]) -> str:

@@ -5,8 +5,10 @@ Examples:
   python sampling/evaluate.py runs/digits_dit configs/digits/suite.yaml making.count=5000
   python sampling/evaluate.py runs/int4 configs/digits/suite.yaml --against runs/digits_dit
   accelerate launch --num_processes 2 sampling/evaluate.py my_images configs/imagenet/adm.yaml
+  torchrun --nproc_per_node 2 sampling/evaluate.py my_images configs/digits/suite.yaml  (CPUs alone)
 The images are a run or model folder, a folder or zip of images, an .npz, a diffusers pipeline's
 folder, or a .yaml that names one of these. An interrupted evaluation goes on where it stopped.
+Records go to OUT/records.jsonl, and to --records where it is given.
 """
 
 from genvis import console
@@ -18,7 +20,7 @@ def main() -> None:
     parser.add_argument("evaluation", help="a YAML file, such as configs/digits/evaluation.yaml")
     console.takes_overrides(parser, "such as draws=50")
     parser.add_argument("--against", help="images of the same keys from another model")
-    parser.add_argument("--records", help="a JSON-lines file to append the records to")
+    parser.add_argument("--records", help="another JSON-lines file to append the records to")
     parser.add_argument("--out", help="the folder for features and kept images (default: in runs/)")
     args = parser.parse_intermixed_args()
 

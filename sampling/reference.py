@@ -1,7 +1,7 @@
 """Write a reference file: the statistics of real images in an extractor's features.
 
 Example:
-  python sampling/reference.py my_photos configs/imagenet/clean.yaml --out runs/photos.safetensors
+  python sampling/reference.py my_photos configs/imagenet/adm.yaml --out runs/photos.safetensors
 Name it in an evaluation's config as reference={name: file, path: runs/photos.safetensors}.
 """
 

@@ -4,7 +4,7 @@ Letters: N images, D features.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -161,6 +161,7 @@ class DatasetImages:
 
     data: DatasetConfig
     split: str
+    seed: None = field(default=None, init=False)
 
     @cached_property
     def rows(self) -> Rows:
@@ -172,29 +173,26 @@ class DatasetImages:
     @property
     def identity(self) -> dict[str, Any]:
         known = dump(self.data)
-        return {"data": known, "split": self.split, "files": _stamps(known)}
-
-    seed = None
+        files = hashlib.sha256("\n".join(_stamps(known, self.split)).encode()).hexdigest()
+        return {"data": known, "split": self.split, "files": files}
 
     def read(self, rows: range) -> tuple[Tensor, Cond]:
         batch = self.rows[rows]
         return to_uint8(batch.x), batch.cond
 
 
-def _stamps(plain: Any) -> str:
-    """One hash of names, sizes and times of every file that a dataset's config names, or that lies
-    in a folder it names.
-    """
-    told: list[str] = []
-    if isinstance(plain, dict):
-        told = [_stamps(value) for value in plain.values()]
-    elif isinstance(plain, str):
-        for path in map(Path, (file for each in _splits(plain) for file in expand(each))):
-            folder = Folder(str(path)) if path.is_dir() else None
-            told += [f"{name} {folder.stamp(name)}" for name in folder.names] if folder else []
-            told += [changed(path)] if path.is_file() else []
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
-
-
-def _splits(path: str) -> list[str]:
-    return [path.replace("{split}", split) for split in ("train", "val")]
+def _stamps(plain: Any, split: str) -> list[str]:
+    """Names, sizes and times of all files that a config names, or that lie in a folder it names."""
+    if isinstance(plain, (dict, list)):
+        inside = plain.values() if isinstance(plain, dict) else plain
+        return [stamp for value in inside for stamp in _stamps(value, split)]
+    found = []
+    for path in map(
+        Path, expand(plain.replace("{split}", split)) if isinstance(plain, str) else ()
+    ):
+        if path.is_dir():
+            folder = Folder(str(path))
+            found += [f"{name} {folder.stamp(name)}" for name in folder.names]
+        elif path.is_file():
+            found.append(changed(path))
+    return found

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genvis.config import config, dump
 from genvis.data import DATASETS
+from genvis.devices import processes
 from genvis.evaluation.extraction import (
     ExtractorConfig,
     Features,
@@ -22,7 +23,7 @@ from genvis.evaluation.extraction import (
     images_as_stored,
 )
 from genvis.evaluation.fidelity import nearest_distances, psnr
-from genvis.evaluation.records import Record, frechet_record, stamped
+from genvis.evaluation.records import Record, append, folder_of, frechet_record, stamped
 from genvis.evaluation.references import copies, pixel_gaussian
 from genvis.evaluation.spread import Spread, frechet_over_draws
 from genvis.evaluation.svm import PixelSVM
@@ -53,7 +54,8 @@ class Evaluation:
         self, source: str, against: str | None = None, folder: str | Path | None = None
     ) -> tuple[list[Record], str]:
         """Every record of a sample folder or .npz, and all of them in a table with the references;
-        `against`: samples of the same keys from another model. Nothing is written to `folder`.
+        `against`: samples of the same keys from another model. `folder` (default: a place in runs/)
+        gets `records.jsonl`.
         """
         judge = Judge(self)
         if against is not None:
@@ -63,6 +65,10 @@ class Evaluation:
         # a reference's row must not hide the samples' own
         subject = f"./{source}" if source in REFERENCES else source
         records = judge.measure(subject, images, labels, others)
+        if folder is None:
+            folder = folder_of(dump(self), str(source), str(against))
+        if processes().is_main_process:
+            append(Path(folder, "records.jsonl"), *records)
         return records, table([*records, *judge.references()])
 
 
@@ -124,6 +130,7 @@ class Judge:
                 self._distance(ours, real),
                 self.floor.mean,
                 reference_sha256=fingerprint(real.images),
+                resize=self.extractor.resize,
                 **common,
             )
             for name, real in (("train", self.train), ("held-out", self.held_out))
@@ -141,7 +148,10 @@ class Judge:
         if against is not None:
             drift = psnr(to_uint8(images), to_uint8(against))
             beside = {"fifth percentile": drift.fifth}
-            records.append(stamped(metric="psnr", value=drift.mean, n=n, beside=beside, **common))
+            paired = {"reference": "the same keys", "reference_sha256": fingerprint(against)}
+            records.append(
+                stamped(metric="psnr", value=drift.mean, n=n, beside=beside, **paired, **common)
+            )
         return records
 
     def references(self) -> list[Record]:
@@ -179,6 +189,20 @@ class Judge:
             draws=self.evaluation.draws,
             seed=self.evaluation.seed,
         )
+
+
+def protocols(records: Sequence[Record]) -> list[list[Record]]:
+    """The records in lists whose distances can be compared: of one extractor, resizing, size and
+    way. All that are no distances are in the first list, which has the judge's if there are any.
+    """
+    distances = [record for record in records if record.kind == "FD"]
+    ways = sorted(dict.fromkeys(map(_way, distances)), key=lambda way: way[-1] is None)
+    first = [r for r in records if r.kind != "FD" or _way(r) == ways[0]]
+    return [first, *([r for r in distances if _way(r) == way] for way in ways[1:])]
+
+
+def _way(record: Record) -> tuple[str, str | None, int, int | None]:
+    return record.metric, record.resize, record.n, record.draws
 
 
 def by_subject(records: Sequence[Record]) -> dict[str, dict[str, Record]]:

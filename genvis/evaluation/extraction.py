@@ -76,16 +76,15 @@ def extract(extractor: Extractor, images: Tensor, batch: int = 256) -> Features:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Without TF32, which convolutions on a GPU use unless told: it moves FID's second digit."""
-    ways = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [way.allow_tf32 for way in ways]
+    """Without TF32, in which a GPU convolves unless told: it moves the second digit of an FID."""
+    matmul = torch.backends.cuda.matmul
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = matmul.fp32_precision, conv.fp32_precision
     try:
-        for way in ways:
-            way.allow_tf32 = False
+        matmul.fp32_precision = conv.fp32_precision = "ieee"
         yield
     finally:
-        for way, allowed in zip(ways, before, strict=True):
-            way.allow_tf32 = allowed
+        matmul.fp32_precision, conv.fp32_precision = before
 
 
 def frechet_name(extractor: str, sha256: str, head: str = "features") -> str:

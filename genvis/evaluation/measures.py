@@ -1,8 +1,9 @@
 """What is reported of samples and a reference, each with its interval and its extractor's name.
 
-A measure is a config: `check` refuses, before any image is made, what could not be measured;
-`__call__(seen, reference)` gives the records, which do not say yet whose images they are. Intervals are 95 %, by the jackknife over random groups of the samples
-(`jackknife`): how the value would move with other samples; the reference is taken as it is.
+A measure is a config: `check` refuses what could not be measured, before any image is made;
+`__call__(seen, reference)` gives its records, which do not say yet whose images they are. Intervals
+are 95 %, by the jackknife over random groups of the samples (`jackknife`): how the value would move
+with other samples; the reference is taken as it is.
 Letters: N images, D features, G groups.
 """
 
@@ -34,7 +35,6 @@ ENOUGH = 10  # images a feature, below which the jackknife's interval is too nar
 PAPERS = 50_000  # images in published Inception distances
 ADM_ROWS = 10_000  # images of an ADM reference, for published precision and recall
 STRAIGHT = 2  # images a feature in a subset, below which FD is no line in 1/N
-BLOCK = 5000  # images in a block of the published inception score
 
 
 class Measure(Protocol):
@@ -119,7 +119,7 @@ class FrechetInfinity:
         images = jackknife_statistics(groups, lambda each: frechet_distance(each, known))
         error = hypot(images.error, line.standard_error)
         found = replace(images, corrected=line.value, error=error)
-        bent = smallest < STRAIGHT * known.dim
+        bent = f"subsets of {smallest} images for {known.dim} features: FD is no line in 1/N there"
         return [
             _named(
                 "infinite-FD",
@@ -129,10 +129,7 @@ class FrechetInfinity:
                 error=error,
                 interval=found.interval(),
                 beside={"fit error": line.standard_error},
-                warning=f"subsets of {smallest} images for {known.dim} features: FD is no line in 1/N "
-                "there, and the interval does not hold"
-                if bent
-                else None,
+                warning=bent if smallest < STRAIGHT * known.dim else None,
             )
         ]
 
@@ -228,7 +225,7 @@ class InceptionScore:
     def __call__(self, seen: Seen, reference: Reference | None) -> list[Record]:
         logits = seen.rows("logits")
         ways: dict[str, Callable[[Tensor], float]] = {
-            "blocks": lambda rows: inception_score.blocks(rows, BLOCK).mean,
+            "blocks": lambda rows: inception_score.blocks(rows).mean,
             "splits": lambda rows: inception_score.splits(rows).mean,
             "whole": inception_score.whole,
         }
@@ -323,8 +320,8 @@ def _published(seen: Seen, real: Reference | None) -> bool:
 def _warning(n: int, dim: int, bias: float) -> str | None:
     if n <= dim:
         return (
-            f"{n} images for {dim} features: the value is biased upward by about {bias:.3g}, to first "
-            "order, and the interval does not hold"
+            f"{n} images for {dim} features: the value is biased upward by about {bias:.3g}, to "
+            "first order, and the interval does not hold"
         )
     if n < ENOUGH * dim:
         return f"{n} images for {dim} features: the interval may be too narrow"

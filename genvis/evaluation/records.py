@@ -1,5 +1,6 @@
 """A measured value with everything needed to compare it or measure it again: one JSON line each."""
 
+import hashlib
 import json
 import math
 import os
@@ -97,6 +98,12 @@ def stamped(**fields: Any) -> Record:
     """A record made now, by this commit."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Record(**{"commit": commit(), "time": now, **fields})
+
+
+def folder_of(*known: Any) -> Path:
+    """A place for an evaluation, from plain data that tells it from others: a rerun finds it."""
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    return Path("runs", "evaluations", digest[:16])
 
 
 def append(path: str | Path, *records: Record) -> None:

@@ -53,8 +53,10 @@ class Reference:
 
     def floor(self, head: str, n: int) -> Statistics | None:
         """Of n held-out images, or of all where they are fewer; None where there are none."""
-        if self.held_out is None or n >= self.held_out.n:
-            return self.held_out and self.held_out.statistics(head)
+        if self.held_out is None:
+            return None
+        if n >= self.held_out.n:
+            return self.held_out.statistics(head)
         chosen = permutation(self.held_out.n, 0)[:n].sort().values
         return Statistics.of(self.held_out.rows(head)[chosen], self.held_out.sha256)
 

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 
 from genvis.evaluation.records import Record, text
 
+Protocol = tuple[object, ...]  # what two values of one column share
+
 
 def cells(records: Sequence[Record]) -> list[list[str]]:
-    """Titles, then a row for every subject; the newest record of a measure counts."""
-    columns = dict.fromkeys(_column(record) for record in records)
-    rows: dict[str, dict[str, str]] = {}
+    """Titles, then a row for every subject; the newest record of a measure counts. What was
+    measured otherwise (by other weights, at another size, against other images) has its own column.
+    """
+    columns = {_protocol(record): _column(record) for record in records}
+    rows: dict[str, dict[Protocol, str]] = {}
     for record in records:
-        rows.setdefault(record.subject or "", {})[_column(record)] = _cell(record)
+        rows.setdefault(record.subject or "", {})[_protocol(record)] = _cell(record)
     body = [[name, *(row.get(column, "-") for column in columns)] for name, row in rows.items()]
-    return [["images", *columns], *body]
+    return [["images", *columns.values()], *body]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -31,8 +35,16 @@ def board(records: Sequence[Record]) -> str:
     return "\n".join([*named, "", aligned(cells(records))])
 
 
+def _protocol(record: Record) -> Protocol:
+    known = record.metric, record.reference, record.reference_sha256
+    return (*known, record.resize, record.n, record.n_reference) if record.extractor else known
+
+
 def _column(record: Record) -> str:
-    return f"{record.metric} to {record.reference}" if record.reference else record.metric
+    words = [f"{record.metric} to {record.reference}" if record.reference else record.metric]
+    if record.extractor:
+        words += [f"N={record.n}", record.resize or ""]
+    return ", ".join(filter(None, words))
 
 
 def _cell(record: Record) -> str:
