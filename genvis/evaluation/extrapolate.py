@@ -7,8 +7,9 @@ What the standard error covers: the scatter of the subsets about the line, given
 subsets share them, so it is blind to how N other images would differ: on Gaussian features (D 6 to
 64, N 400 to 10,000) the nominal 95 % interval from it held the true distance in 55 to 80 % of runs.
 For an interval that holds at its rate, extrapolate three or more disjoint sets (seed ranges) and
-take Student's t over their values: 95 % measured with four. No bootstrap: drawing N of N with
-replacement adds the bias a second time.
+take Student's t over their values: 95 % measured with four. `measures.FrechetInfinity` joins the
+error with the jackknife's over images. No bootstrap: drawing N of N with replacement adds the bias
+a second time.
 Source: Chong and Forsyth 2020, "Effectively unbiased FID and inception score and where to find
 them", section 4 (random subsets in place of their quasi-random ones).
 Letters: N images, D features, n images in a subset, K sizes.

@@ -109,7 +109,7 @@ def test_quantize_sample_and_evaluate(trained: Path, samples: Path, tmp_path: Pa
     run("sampling/sample.py", tmp_path / "int4", "--out", out, "count=400", "chunk=64")
     table = run(
         "sampling/evaluate.py", out, "configs/digits/evaluation.yaml",
-        "--against", samples, "--records", tmp_path / "records.jsonl", "draws=2",
+        "--against", samples, "--out", tmp_path / "evaluation", "draws=2",
     )  # fmt: skip
     other = tmp_path / "other"
     run("sampling/sample.py", trained, "--out", other, "count=400", "chunk=64", "seed=5")
@@ -120,7 +120,7 @@ def test_quantize_sample_and_evaluate(trained: Path, samples: Path, tmp_path: Pa
     assert "not pairs: their labels or shapes differ" in told
     assert "FD[digits-cnn-v1:" in table
     assert "pixel Gaussian" in table
-    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6
+    assert len((tmp_path / "evaluation" / "records.jsonl").read_text().splitlines()) == 6
 
 
 def test_samples_named_like_a_reference_keep_their_row(samples: Path, tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """A diffusers pipeline as a source of images: a function of (seed, i), whatever the chunk."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from genvis.checkpoint import load_tensors, save_tensors
 from genvis.config import build
 from genvis.evaluation.sources import Making, source_of
 from genvis.evaluation.suite import Suite
+from genvis.integrations.diffusers_pipeline import Pipeline
+from genvis.samplers.generator import SamplerConfig
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -58,10 +63,42 @@ def test_a_pipeline_is_evaluated(folder: Path, source: Path, tmp_path: Path) -> 
     assert type(source_of(folder)).__name__ == "Pipeline"  # by its folder alone, too
 
 
-def test_what_a_pipeline_cannot_do(folder: Path, tmp_path: Path) -> None:
-    from genvis.integrations.diffusers_pipeline import Pipeline
-    from genvis.samplers.generator import SamplerConfig
+def test_changed_weights_or_prompts_are_another_set(folder: Path, tmp_path: Path) -> None:
+    copy, prompts = tmp_path / "copy", tmp_path / "prompts.txt"
+    shutil.copytree(folder, copy)
+    prompts.write_text("a cat\na dog\n")
 
+    def identity(**given: Any) -> dict[str, Any]:
+        return Pipeline(path=str(copy), **given).open(Making(count=2), 2).identity
+
+    plain, told = identity(), identity(prompts=str(prompts))
+    assert identity() == plain
+    prompts.write_text("a cat\na cow\n")
+    assert identity(prompts=str(prompts)) != told
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    changed = {name: value + 1 for name, value in load_tensors(weights).items()}
+    save_tensors(weights, changed, {"format": "pt"})
+    assert identity() != plain
+
+
+def test_nan_is_no_black_image(folder: Path) -> None:
+    images = Pipeline(path=str(folder), call={"num_inference_steps": 2}).open(Making(count=2), 2)
+    for weight in images.pipeline.unet.parameters():
+        weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="images hold NaN"):
+        images.read(range(2))
+
+
+def test_a_pipeline_to_compare_with_makes_its_images_once(source: Path, tmp_path: Path) -> None:
+    given = {"extractor": "digits-cnn-v1", "measures": [], "making": {"count": 8, "seed": 5}}
+    out = tmp_path / "out"
+    records, _ = build(Suite, {**given, "chunk": 4}).report(str(source), str(source), out)
+    assert (out / "against" / "samples.npz").is_file()
+    assert {record.metric: record.value for record in records}["psnr"] == 100
+    assert {(record.keys, record.seed) for record in records} == {("0..7 of seed 5", 5)}
+
+
+def test_what_a_pipeline_cannot_do(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has its own sampler"):
         Pipeline(path=str(folder)).open(Making(sampler=SamplerConfig()), 4)
     with pytest.raises(ValueError, match="not the folder of a diffusers pipeline"):

@@ -1,6 +1,7 @@
 """Records of measured values: complete, readable by people and programs, never misleading."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from genvis.evaluation import records
 from genvis.evaluation.extraction import Features
 from genvis.evaluation.records import Record, append, frechet_record, read, stamped, text
 from genvis.evaluation.spread import Spread
+from genvis.report import write_report
 
 SHA = "3fa9c1" + "0" * 58
 NAME = "FD[digits-cnn-v1:3fa9c1]"
@@ -74,6 +76,29 @@ def test_records_refuse_what_would_mislead() -> None:
         stamped(metric="psnr", value=1.0, n=3, comparable_to_published=True)
     with pytest.raises(ValueError, match="finite"):
         stamped(metric="psnr", value=float("nan"), n=3)
+
+
+def test_two_extractors_share_no_column(tmp_path: Path) -> None:
+    """Nor do two numbers of images, or two ways to measure: a page with all of them is drawn."""
+    other = {"extractor": "cnn-v2", "extractor_sha256": "4e" * 32, "metric": "FD[cnn-v2:4e4e4e]"}
+    common = {"reference": "train", "subject": "a"}
+    measured = {**common, "floor": 0.1, "error": 0.2, "n_reference": 300}
+    fixed = {"extractor": "digits-cnn-v1", "extractor_sha256": SHA, "metric": NAME}
+    append(
+        tmp_path / "records.jsonl",
+        stamped(value=1.5, n=50, **measured, **fixed),
+        record(subject="a"),
+        stamped(value=77.0, n=300, draws=4, sd=0.1, floor=2.0, **common, **other),
+        stamped(value=2.5, n=60, **measured, **fixed),
+        stamped(value=3.5, n=60, resize="area", **measured, **fixed),
+    )
+    page = write_report(tmp_path).read_text()
+    tables = re.findall("<table>.*?</table>", page)
+    assert [float(re.search(r"<td>(\d+\.\d+)", one)[1]) for one in tables[:2]] == [6.1, 77.0]
+    titles = [f"{NAME} to train, N={n}" for n in ("50", "60", "60, area")]
+    (measures,) = (one for one in tables if titles[0] in one)
+    assert re.findall("<th>(FD.*?)</th>", measures) == titles
+    assert re.findall(r"<td>(\d\.\d) \+-", measures) == ["1.5", "2.5", "3.5"]
 
 
 def test_the_commit_is_that_of_these_sources(monkeypatch: pytest.MonkeyPatch) -> None:

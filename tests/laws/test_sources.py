@@ -121,6 +121,26 @@ def test_a_truncated_png_is_one_clear_line(tmp_path: Path, zipped: bool) -> None
         assert "\n" not in str(caught.value)
 
 
+def test_an_array_by_columns_is_read_as_any_other(tmp_path: Path) -> None:
+    images = pixels(7)
+    array = images.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "columns.npz", arr_0=np.asfortranarray(array))
+    assert torch.equal(opened(tmp_path / "columns.npz").read(range(2, 5))[0], images[2:5])
+
+
+def test_an_unfinished_run_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    """Its previews, or the chunks that are there so far, are not what it will have made."""
+    write(tmp_path / "run" / "samples", pixels(3), "step_{:03d}.png")
+    assert len(opened(tmp_path / "run")) == 3
+    (tmp_path / "run" / "run.json").write_text("{}")
+    wanted = r"run: an unfinished run: it has neither model/.* nor samples\.npz"
+    with pytest.raises(ValueError, match=wanted):
+        opened(tmp_path / "run")
+    assert len(opened(tmp_path / "run" / "samples")) == 3
+    save_npz(tmp_path / "run" / "samples.npz", from_uint8(pixels(5)), None)
+    assert len(opened(tmp_path / "run")) == 5
+
+
 def test_other_bad_sources(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no image")

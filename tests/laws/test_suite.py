@@ -1,6 +1,7 @@
 """A protocol from images to records: the same numbers however the work is cut up."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,31 @@ from torch import Tensor
 
 from genvis.checkpoint import load_tensors, save_tensors
 from genvis.config import build
-from genvis.evaluation.against import Moments
+from genvis.evaluation.against import Dataset, DatasetImages, Moments
 from genvis.evaluation.compare import comparisons, difference
+from genvis.evaluation.extraction import extract
 from genvis.evaluation.files import NpzImages
+from genvis.evaluation.frechet import frechet_distance
 from genvis.evaluation.keep import KEEP
-from genvis.evaluation.measures import Frechet, FrechetInfinity, InceptionScore, PrecisionRecall
-from genvis.evaluation.observe import observe
-from genvis.evaluation.records import Record, stamped
-from genvis.evaluation.reference import load_reference, of_seen, save_reference
+from genvis.evaluation.kid import kid, kid_subsets
+from genvis.evaluation.measures import (
+    CMMD,
+    KID,
+    Frechet,
+    FrechetInfinity,
+    InceptionScore,
+    PrecisionRecall,
+)
+from genvis.evaluation.observe import Seen, observe
+from genvis.evaluation.records import Record, read, stamped, text
+from genvis.evaluation.reference import Reference, load_reference, of_seen, save_reference
 from genvis.evaluation.sources import source_of
 from genvis.evaluation.statistics import Statistics
 from genvis.evaluation.suite import Suite
 from genvis.features.classifier import DIGITS_CNN_V1, Classifier
 from genvis.features.inception import CONVERTED
 from genvis.images import from_uint8, save_npz
+from genvis.integrations.transformers_features import CLIPScore, ClipScorer
 from genvis.random import HashKeys
 from genvis.samplers.generator import Generator
 
@@ -129,6 +141,70 @@ def test_what_is_there_is_not_looked_at_again(images: NpzImages, tmp_path: Path)
         observe(images, DIGITS_CNN_V1.build(), tmp_path / "out", chunk=25)
 
 
+def test_a_refilled_folder_is_read_anew(tmp_path: Path) -> None:
+    means = []
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        seen = observe(npz(tmp_path / "x.npz", 30, seed), Pixels(), tmp_path / "out", chunk=25)
+        means.append(seen.statistics("features").mean)
+        assert torch.allclose(means[-1], seen.rows("features").double().mean(0))
+    assert not torch.equal(*means)
+
+
+def test_features_of_another_size_are_other_features(images: NpzImages, tmp_path: Path) -> None:
+    seen = observe(images, Pixels(), tmp_path / "out", chunk=25)
+    assert InceptionScore()(seen, None)[0].resize == "mean"
+    larger = Pixels()
+    larger.resize = "mean of 336"
+    with pytest.raises(ValueError, match="another config: by"):
+        observe(images, larger, tmp_path / "out", chunk=25)
+    scorer = ClipScorer(None, None, CLIPScore(path="x", size=336), "ab")
+    assert scorer.identity != replace(scorer, config=CLIPScore(path="x")).identity
+
+
+def test_a_changed_dataset_is_another_set(tmp_path: Path) -> None:
+    npz(tmp_path / "data.npz", 20)
+    data = {"name": "npz", "path": str(tmp_path / "data.npz"), "view": {"size": 12}}
+    images = DatasetImages(build(Dataset, {"data": data}).data, "train")
+    before = images.identity
+    assert images.identity == before
+    npz(tmp_path / "data.npz", 20, seed=1)
+    assert images.identity != before
+
+
+def test_features_are_in_full_float32(images: NpzImages, tmp_path: Path) -> None:
+    """TF32, torch's choice for convolutions on a GPU, would move them in the third digit."""
+    conv, found = torch.backends.cudnn.conv, []
+
+    class Noting(Pixels):
+        def heads(self, images: Tensor) -> dict[str, Tensor]:
+            found.append(conv.fp32_precision)
+            return super().heads(images)
+
+        def __call__(self, images: Tensor) -> Tensor:
+            return self.heads(images)["features"]
+
+    before = conv.fp32_precision
+    observe(images, Noting(), tmp_path / "out", chunk=103)
+    extract(Noting(), from_uint8(images.read(range(3))[0]))
+    assert found == ["ieee", "ieee"]
+    assert conv.fp32_precision == before
+
+
+def test_a_damaged_part_is_named_with_its_cure(images: NpzImages, tmp_path: Path) -> None:
+    seen = observe(images, Pixels(), tmp_path / "out", chunk=25)
+    seen.parts[2].write_bytes(seen.parts[2].read_bytes()[:50])
+    again = observe(images, Pixels(), tmp_path / "out", chunk=25)
+    with pytest.raises(ValueError, match=r"50\.safetensors: .*; delete this file and run the eval"):
+        again.statistics("features")
+
+
+def test_images_that_were_not_made_have_no_keys(images: NpzImages, tmp_path: Path) -> None:
+    suite = build(Suite, {"extractor": "digits-cnn-v1", "measures": ["inception_score"]})
+    records, _ = suite.report(str(images.path), folder=tmp_path / "out")
+    assert [(r.keys, r.seed) for r in records] == [(None, None)]
+
+
 def test_kept_images_come_back(images: NpzImages, tmp_path: Path) -> None:
     pixels, cond = images.read(range(103))
     for keep, path in (("png", "images"), ("npz", "samples.npz")):
@@ -161,7 +237,12 @@ def test_a_run_is_measured_without_being_stored(model: Path, tmp_path: Path) -> 
     assert "90 images for 32 features: the interval may be too narrow" in text
     stored = {p.name for p in (tmp_path / "out" / "samples").rglob("*.*") if p.name[0] != "."}
     assert stored == {"run.json", *(f"{i:09d}.safetensors" for i in (0, 40, 80))}
-    assert suite.report(str(model), folder=tmp_path / "out")[0][0].value == fd.value
+    assert (fd.resize, fd.seed) == (DIGITS_CNN_V1.build().resize, 0)
+    again, _ = suite.report(str(model), folder=tmp_path / "out")
+    kept = [(r.metric, r.value) for r in again]  # the time an image takes, too
+    assert kept == [(r.metric, r.value) for r in records]
+    written = read(tmp_path / "out" / "records.jsonl")
+    assert [(r.metric, r.value) for r in written] == 2 * kept
 
 
 def test_a_modified_model_beside_the_full_one(
@@ -175,6 +256,9 @@ def test_a_modified_model_beside_the_full_one(
     records, text = suite.report(str(tmp_path / "int4"), str(model), tmp_path / "out")
     rows = {r.metric.partition("[")[0]: r for r in records if r.subject != str(model)}
     assert set(rows) == {"FD", "psnr", "ms_per_image", "bytes", "drift-FD", "change-of-FD"}
+    psnr, drift = rows["psnr"], rows["drift-FD"]
+    assert (psnr.reference, psnr.n_reference) == (str(model), 90)
+    assert psnr.reference_sha256 == drift.reference_sha256 is not None
     full = {r.metric.partition("[")[0]: r for r in records if r.subject == str(model)}
     change = rows["FD"].value - full["FD"].value
     assert rows["change-of-FD"].value == pytest.approx(change, abs=1e-9)
@@ -273,10 +357,48 @@ def test_adm_references_are_read_as_they_are(images: NpzImages, tmp_path: Path) 
         record.metric.endswith(f"[inception-tf1_bilinear:{CONVERTED[:6]}]") for record in names
     )
     assert names[3].value == 1  # the 30 real images are among ours
-    assert not any(record.comparable_to_published for record in names)  # 103 images, not 50,000
-    many = replace(seen, n=50_000)
-    object.__setattr__(many, "groups", lambda head, g: seen.groups(head, g))
-    assert Frechet()(many, reference)[0].comparable_to_published
+    assert not any(record.comparable_to_published for record in names)
+
+
+def test_a_number_is_comparable_if_papers_measure_so(tmp_path: Path) -> None:
+    """50,000 images, the published weights with ADM's resizer, and a reference that is known."""
+
+    x = HashKeys.of(3, range(50_000)).normal((2,)).float()
+    save_tensors(tmp_path / "part", {"features": x, "logits": x})
+    seen = Seen((tmp_path / "part",), 50_000, ADM.name, ADM.sha256, ADM.resize)
+    moments = {"features": Statistics.of(x[:100], ADM.sha256)}
+    real = Reference("r", "ab", None, moments, {"features": lambda: x[:30]}, published=True)
+
+    def comparable(seen: Seen, real: Reference) -> list[bool]:
+        measures = Frechet(groups=2), InceptionScore(groups=0)
+        return [each(seen, real)[0].comparable_to_published for each in measures]
+
+    assert comparable(seen, real) == [True, True]
+    assert comparable(seen, replace(real, published=False)) == [False, True]
+    assert comparable(replace(seen, resize="clean"), real) == [False, False]
+    save_tensors(tmp_path / "few", {"features": x[1:], "logits": x[1:]})
+    assert comparable(replace(seen, n=49_999, parts=(tmp_path / "few",)), real) == [False, False]
+
+
+def test_a_reference_is_published_by_its_name_and_content(tmp_path: Path) -> None:
+    whole = {"mu": 2048, "mu_s": 2023}
+    full = {name: np.zeros(size, np.float32) for name, size in whole.items()}
+    full |= {f"sigma{k[2:]}": np.eye(size, dtype=np.float32) for k, size in whole.items()}
+    known, other = tmp_path / "VIRTUAL_imagenet256_labeled.npz", tmp_path / "mine.npz"
+    for path in (known, other):
+        np.savez(path, **full)
+    for path, resize, expected in (
+        (known, "tf1_bilinear", True),
+        (known, "clean", False),
+        (other, "tf1_bilinear", False),
+    ):
+        extractor = ADM()
+        extractor.resize = resize
+        extractor.name = f"inception-{resize}"
+        found = Moments(path=str(path), resize=resize).open(extractor, tmp_path / "r", 25)
+        assert found.published == expected
+    adm_file(known)  # of the name, but three features
+    assert not Moments(path=str(known)).open(ADM(), tmp_path / "r", 25).published
 
 
 def test_published_moments_are_for_the_published_inception(tmp_path: Path) -> None:
@@ -294,6 +416,9 @@ def test_published_moments_are_for_the_published_inception(tmp_path: Path) -> No
         Moments(path=str(tmp_path / "cut.npz")).open(ADM(), tmp_path / "r", 25)
     with pytest.raises(ValueError, match="no such file"):
         Moments(path=str(tmp_path / "none.npz")).open(ADM(), tmp_path / "r", 25)
+    np.savez(tmp_path / "half.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2))
+    with pytest.raises(ValueError, match=r"half\.npz: mu_s and sigma_s belong together"):
+        Moments(path=str(tmp_path / "half.npz")).open(ADM(), tmp_path / "r", 25)
 
 
 def test_fewer_images_than_features(tmp_path: Path) -> None:
@@ -301,9 +426,54 @@ def test_fewer_images_than_features(tmp_path: Path) -> None:
     real = observe(npz(tmp_path / "r.npz", 400, 1), extractor, tmp_path / "r", chunk=100)
     seen = observe(npz(tmp_path / "s.npz", 50, 2), extractor, tmp_path / "s", chunk=100)
     record = Frechet()(seen, of_seen(real, "real"))[0]
-    assert record.warning.startswith("50 images for 60 features: the value is biased upward by")
-    assert f"{record.expected_floor:.3g}" in record.warning
+    assert record.warning == (
+        "50 images for 60 features: the value is biased upward by about "
+        f"{record.expected_floor:.3g}, to first order, and the interval does not hold"
+    )
     assert record.value > 0
+
+
+def test_the_floor_is_of_as_many_images_as_the_value(tmp_path: Path) -> None:
+    """Held-out images in a random choice of N; where they are fewer, the line says how many."""
+    extractor, sets = Pixels(), {"train": 400, "val": 300, "few": 60}
+    seen = {
+        name: observe(npz(tmp_path / f"{name}.npz", n, n), extractor, tmp_path / name, chunk=100)
+        for name, n in sets.items()
+    }
+    real = of_seen(seen["train"], "train", seen["val"])
+    record = Frechet()(seen["few"], real)[0]
+    assert record.n_floor == 60
+    known = seen["train"].statistics("features")
+    assert record.floor > 2 * frechet_distance(seen["val"].statistics("features"), known)
+    assert "floor train-val 0." in text(record)
+    many = Frechet()(seen["train"], of_seen(seen["train"], "train", seen["few"]))[0]
+    assert many.n_floor == 60
+    assert "floor train-val of 60 0." in text(many)
+
+
+def test_the_smallest_subset_is_not_too_small(tmp_path: Path) -> None:
+    for dim, n, warned in ((30, 200, False), (30, 90, True)):
+        extractor = Pixels(dim)
+        real = observe(npz(tmp_path / f"r{n}.npz", 400, 1), extractor, tmp_path / f"r{n}", chunk=99)
+        seen = observe(npz(tmp_path / f"s{n}.npz", n, 2), extractor, tmp_path / f"s{n}", chunk=99)
+        record = FrechetInfinity()(seen, of_seen(real, "real"))[0]
+        assert record.interval[0] < record.value < record.interval[1]
+        assert record.error > record.beside["fit error"]
+        wanted = "subsets of 45 images for 30 features: FD is no line in 1/N there"
+        assert record.warning == (wanted if warned else None)
+
+
+def test_kid_is_that_of_all_pairs(tmp_path: Path) -> None:
+    extractor = Pixels()
+    real = observe(npz(tmp_path / "r.npz", 150, 1), extractor, tmp_path / "r", chunk=100)
+    seen = observe(npz(tmp_path / "s.npz", 120, 2), extractor, tmp_path / "s", chunk=100)
+    a, b = seen.rows("features"), real.rows("features")
+    record = KID(subsets=7, size=40)(seen, of_seen(real, "real"))[0]
+    assert record.value == kid(a, b)
+    cut = kid_subsets(a, b, subsets=7, size=40)
+    assert record.beside == {"mean of subsets": cut.mean, "sd of subsets": cut.sd}
+    assert sum(record.interval) / 2 == pytest.approx(record.value)
+    assert KID(subsets=0)(seen, of_seen(real, "real"))[0].beside == {}
 
 
 def test_heads_and_references_that_are_not_there(images: NpzImages, tmp_path: Path) -> None:
@@ -318,6 +488,67 @@ def test_heads_and_references_that_are_not_there(images: NpzImages, tmp_path: Pa
         Frechet(groups=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"chunk": 0}, "chunk must be at least 1 image, got 0"),
+        ({"making": {"count": 0}}, "count must be at least 1, got 0"),
+        ({"measures": [{"name": "frechet_infinity", "sizes": 2}]}, "sizes must be at least 3"),
+        ({"measures": [{"name": "kid", "subsets": 1}]}, "subsets must be 0 or at least 2"),
+        ({"measures": [{"name": "kid", "size": 1}]}, "of at least 2 images, got 100 of 1"),
+        ({"measures": [{"name": "precision_recall", "k": 0}]}, "k must be at least 1 neighbour"),
+        ({"measures": [{"name": "cmmd", "sigma": 0}]}, "sigma must be positive, got 0"),
+        ({"reference": {"name": "moments", "path": "x", "n": 1}}, "n must be at least 2, got 1"),
+        ({"extractor": {"name": "clip", "path": "x", "size": 0}}, "size must be at least 1 pixel"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_the_config(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(Suite, {**DIGITS, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lpips": "alex"}, "lpips compares pairs: give --against"),
+        ({"measures": [{"name": "kid"}]}, "KID by subsets of 1000 needs at least 1000 images"),
+        ({"measures": [{"name": "frechet", "head": "spatial"}]}, "the extractor gives no spatial;"),
+        ({"reference": None}, "a distance needs a reference"),
+        ({"making": {"count": 3}}, "a distance with an interval needs at least 4 images, got 3"),
+        ({"making": {"count": 9}, "measures": [{"name": "frechet_infinity"}]}, "15 sizes needs"),
+        ({"measures": [{"name": "precision_recall", "k": 81}]}, "needs at least 82 images, got 81"),
+        ({"scores": [{"name": "clip_score", "path": "nowhere"}]}, "nowhere: no such model folder"),
+    ],
+)
+def test_mistakes_are_told_before_any_image_is_made(
+    model: Path, tmp_path: Path, given: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(Suite, {**DIGITS, **given}).report(str(model), folder=tmp_path / "out")
+    assert not (tmp_path / "out" / "samples").exists()
+
+
+def test_lpips_is_looked_for_before_any_image_is_made(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GENVIS_LPIPS_WEIGHTS", raising=False)
+    with pytest.raises(ValueError, match="no LPIPS weights"):
+        build(Suite, {**DIGITS, "lpips": "alex"}).report(str(model), str(model), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_measures_refuse_references_without_rows(images: NpzImages, tmp_path: Path) -> None:
+    seen = observe(images, Pixels(), tmp_path / "out", chunk=25)
+    lean = replace(of_seen(seen, "lean"), features={})
+    for measure in (KID(size=50), PrecisionRecall(), CMMD()):
+        with pytest.raises(ValueError, match="reference lean has no features image by image"):
+            measure.check(frozenset({"features"}), lean, 103)
+    with pytest.raises(ValueError, match="gives no logits; there are features"):
+        InceptionScore().check(frozenset({"features"}), None, 103)
+    with pytest.raises(ValueError, match="inception score needs at least 10 images, got 9"):
+        InceptionScore(convention="splits").check(frozenset({"logits"}), None, 10)
+
+
 def fd(value: float, half: float, **fields: Any) -> Record:
     fixed = {"metric": "KID[cnn:3fa9c1]", "extractor": "cnn", "n": 50, "n_reference": 60}
     sha = {"extractor_sha256": "3fa9c1" + "0" * 58}
@@ -329,13 +560,23 @@ def test_a_difference_is_compared_with_its_noise() -> None:
     assert not difference(fd(5, 3), fd(9.9, 4)).real  # 4.9 against 5
     assert difference(fd(5, 3), fd(10.1, 4)).real
     assert "within the noise" in str(difference(fd(5, 3), fd(2, 4)))
-    for changed in ({"n": 51}, {"n_reference": 9}, {"reference_sha256": "a"}):
+    changes = ({"n": 51}, {"n_reference": 9}, {"reference_sha256": "a"}, {"resize": "clean"})
+    for changed in changes:
         with pytest.raises(ValueError, match=f"cannot be compared: {next(iter(changed))}"):
             difference(fd(5, 3), fd(5, 3, **changed))
     records = [fd(1, 1, subject="a"), fd(7, 1, subject="b"), fd(2, 1, subject="a")]
     assert [found.value for found in comparisons(records, "a", "b")] == [5]  # the newest
     with pytest.raises(ValueError, match="of 'c'; there are a, b"):
         comparisons(records, "a", "c")
+    other = {"metric": "CMMD[cnn:3fa9c1]", "value": 1.0, "half": 0.5}
+    records += [fd(subject="a", **other), fd(subject="b", n=51, **other)]
+    told = [str(found) for found in comparisons(records, "a", "b")]  # one does not stop the others
+    assert told[0].startswith("KID[cnn:3fa9c1]: +5")
+    assert told[1] == "CMMD[cnn:3fa9c1]: cannot be compared: n is 50 and 51"
+    records.append(fd(subject="d", **{**other, "metric": "IS-whole[cnn:3fa9c1]"}))
+    alone = r"nothing to compare: b has CMMD\[.*, KID\[.*; d has IS-whole\["
+    with pytest.raises(ValueError, match=alone):
+        comparisons(records, "b", "d")
 
 
 def test_shipped_and_other_classifiers_are_chosen_by_name(tmp_path: Path) -> None:
