@@ -82,10 +82,17 @@ def load_npz(path: str | Path) -> tuple[Tensor, Tensor]:
 
     ValueError names a file that is missing, damaged or not of this form.
     """
-    images, labels = read_npz(path)
+    images, labels = load_images(path)
     if labels is None:
         raise ValueError(f"{path}: without arr_0 and arr_1: the labels are missing")
-    return from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)
+    return images, labels
+
+
+def load_images(path: str | Path) -> tuple[Tensor, Tensor | None]:
+    """As `load_npz`, also of a file without labels."""
+    images, labels = read_npz(path)
+    decoded = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return decoded, None if labels is None else torch.from_numpy(labels)
 
 
 def read_npz(path: str | Path, mapped: bool = False) -> tuple[np.ndarray, np.ndarray | None]:

@@ -29,11 +29,9 @@ class Along:
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond) -> Estimate:
         own = self._own_time(t)
-        here, there = (torch.hypot(*p.coeffs(i)) for p, i in self._pairs(t, own))
+        here = torch.hypot(*self.process.coeffs(t))
+        there = torch.hypot(*self.denoise.process.coeffs(own))
         return self.denoise(x * like(there / here, x), own, cond)
-
-    def _pairs(self, t: Tensor, own: Tensor) -> tuple[tuple[Process, Tensor], ...]:
-        return (self.process, t), (self.denoise.process, own)
 
     def _own_time(self, t: Tensor) -> Tensor:
         own = self.denoise.process

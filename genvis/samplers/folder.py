@@ -16,7 +16,7 @@ from genvis.checkpoint import in_use, open_run, read_json
 from genvis.config import config, dump, first_difference
 from genvis.console import progress
 from genvis.devices import processes
-from genvis.images import from_uint8, load_npz, read_npz, save_grid, save_npz
+from genvis.images import load_images, load_npz, save_grid, save_npz
 from genvis.random import HashKeys
 from genvis.samplers.generate import generate, labelled
 from genvis.samplers.generator import Generator, SamplerConfig
@@ -72,7 +72,7 @@ def sample_folder(
         if not final.exists():
             _sample(generator, sampling, folder, state)
         state.wait_for_everyone()
-    return _read(final)
+    return load_images(final)
 
 
 def _sample(generator: Generator, sampling: Sampling, folder: Path, state: PartialState) -> None:
@@ -91,19 +91,13 @@ def _sample(generator: Generator, sampling: Sampling, folder: Path, state: Parti
         save_npz(paths[start], images, cond.label)
     state.wait_for_everyone()
     if state.is_main_process:
-        loaded = [_read(path) for path in paths.values()]
+        loaded = [load_images(path) for path in paths.values()]
         images = torch.cat([images for images, _ in loaded])
         labels = [labels for _, labels in loaded if labels is not None]
         columns = min(len(sampling.classes or range(classes)), 10) or 10
         save_grid(folder / "grid.png", images[: 10 * columns], columns)
         save_npz(folder / "samples.npz", images, torch.cat(labels) if labels else None)
         shutil.rmtree(folder / "parts")
-
-
-def _read(path: Path) -> tuple[Tensor, Tensor | None]:
-    images, labels = read_npz(path)
-    decoded = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
-    return decoded, None if labels is None else torch.from_numpy(labels)
 
 
 def read_samples(source: str | Path) -> tuple[Tensor, Tensor]:
