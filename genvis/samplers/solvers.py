@@ -42,27 +42,24 @@ class Solver(Protocol):
 
 @config
 class Step:
-    """What most solvers share: one look, from where they are."""
+    """What most solvers share: one look, from where they are, and nothing random."""
+
+    @property
+    def stochastic(self) -> bool:
+        return False
 
     def visits(self, process: Process, t: Tensor, s: Tensor) -> Sequence[Tensor]:
         return (t,)
 
     def random_after(self, process: Process, times: Tensor, k: int) -> bool:
-        return False
+        return self.stochastic and k < len(times) - 2  # a step onto clean data adds no noise
 
     def leave(self, process: Process, state: DiffusionState, s: Tensor) -> DiffusionState:
         return state
 
 
 @config
-class Deterministic(Step):
-    @property
-    def stochastic(self) -> bool:
-        return False
-
-
-@config
-class Euler(Deterministic):
+class Euler(Step):
     """x_s = alpha_s x0 + sigma_s eps: DDIM for VP, Euler in sigma for VE, Euler on the velocity for
     linear flow.
 
@@ -76,7 +73,7 @@ class Euler(Deterministic):
 
 
 @config
-class Heun(Deterministic):
+class Heun(Step):
     """Karras et al. 2022, alg. 1, on dx/dt = alpha' x0 + sigma' eps, true along any Gaussian path,
     also at alpha = 0. A step onto sigma = 0 is Euler's.
     """
@@ -95,7 +92,7 @@ class Heun(Deterministic):
 
 
 @config
-class Midpoint(Deterministic):
+class Midpoint(Step):
     """The explicit midpoint rule on dx/dt = alpha' x0 + sigma' eps; two evaluations a step."""
 
     def visits(self, process: Process, t: Tensor, s: Tensor) -> Sequence[Tensor]:
@@ -109,7 +106,7 @@ class Midpoint(Deterministic):
 
 
 @config
-class DPMSolverPP2M(Deterministic):
+class DPMSolverPP2M(Step):
     """DPM-Solver++(2M): second order, one evaluation a step, in log(alpha / sigma).
 
     Source: Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion

@@ -30,9 +30,6 @@ class Stochastic(Step):
     def stochastic(self) -> bool:
         return True
 
-    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
-        return k < len(times) - 2  # the step onto clean data adds no noise
-
 
 @config
 class DDIM(Step):
@@ -50,9 +47,6 @@ class DDIM(Step):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
-
-    def random_after(self, process: Process, times: Tensor, k: int) -> bool:
-        return self.eta > 0 and k < len(times) - 2
 
     def transition(
         self, process: Process, state: DiffusionState, s: Tensor
