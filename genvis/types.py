@@ -124,11 +124,18 @@ class Loss:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call spends on each row. A guided evaluation counts as two."""
+    """What a call spends on each row. A guided evaluation counts as two.
+
+    tokens are what next-scale models predict, both halves of a guided one; gradients are
+    verifications that were differentiated back to the state.
+    """
 
     evaluations: int = 0
+    tokens: int = 0
+    flops: int = 0
     decodes: int = 0
     verifications: int = 0
+    gradients: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -192,6 +199,42 @@ class BackboneConfig(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def num_classes(self) -> int: ...
+    def build(self) -> nn.Module: ...
+
+
+class ScaleBackbone(Protocol):
+    """A network from what is known below every scale to logits of its tokens (VAR, M-VAR).
+
+    x holds the inputs (C wide) of scales 1, 2, ...; scale 0 comes from the condition alone.
+    """
+
+    def __call__(self, x: Tensor, cond: Cond) -> Tensor:
+        """Teacher forced: x (B, L_k - n_0, C) of the first k scales -> logits (B, L_k, V)."""
+        ...
+
+    def extend(self, x: Tensor | None, scale: int, cond: Cond, memory: Any) -> tuple[Tensor, Any]:
+        """Logits (B, n_k, V) of one more scale from its inputs x (B, n_k, C), none at scale 0.
+
+        memory is what the scales below left (None at scale 0), batch-first; a new one comes back.
+        """
+        ...
+
+    def prefill(self, x: Tensor, scales: int, cond: Cond) -> tuple[Tensor, Any]:
+        """The first `scales` scales at once: all their logits, and the memory they leave."""
+        ...
+
+
+class ScaleBackboneConfig(Protocol):
+    """For token maps of sides `scales` out of `codes` codes that are `code_width` wide."""
+
+    @property
+    def scales(self) -> tuple[int, ...]: ...
+    @property
+    def codes(self) -> int: ...
+    @property
+    def code_width(self) -> int: ...
     @property
     def num_classes(self) -> int: ...
     def build(self) -> nn.Module: ...

@@ -47,3 +47,8 @@ BACKBONES = Table(
         "diffusers": "genvis.integrations.diffusers_backbone:DiffusersConfig",
     },
 )
+
+SCALE_BACKBONES = Table(
+    "next-scale backbone",
+    {"var": "genvis.backbones.var:VARConfig", "mvar": "genvis.backbones.mvar:MVARConfig"},
+)

@@ -17,8 +17,11 @@ class Budget:
     """The most that may be spent over all rows, by kind; None is no limit."""
 
     evaluations: int | None = None
+    tokens: int | None = None
+    flops: int | None = None
     decodes: int | None = None
     verifications: int | None = None
+    gradients: int | None = None
 
     def __post_init__(self) -> None:
         for kind, limit in asdict(self).items():
