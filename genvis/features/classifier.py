@@ -1,14 +1,14 @@
 """A small convolutional classifier: its logits verify, its penultimate features measure.
 
-The shipped ones (`weights/`) were trained on the training digits by
-`train_scripts/train_features.py`; their folders hold the recipe, and their README the accuracies.
+The shipped ones (`weights/`) were trained by `train_scripts/train_features.py`; the JSON beside each
+holds its recipe, hash and accuracy.
 Letters: B images, D features, K classes, w width.
 """
 
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ SHIPPED = Path(__file__).parent / "weights"
 @config
 class ClassifierConfig:
     size: int = 8  # images are averaged down to this side
+    channels: Literal[1, 3] = 1  # 1: of grey
     width: int = 32
     features: int = 32
     num_classes: int = 10
@@ -46,9 +47,9 @@ class ClassifierNet(nn.Module):
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
-        self.size, w = config.size, config.width
+        self.size, self.channels, w = config.size, config.channels, config.width
         self.trunk = nn.Sequential(
-            *self._level(1, w),
+            *self._level(config.channels, w),
             nn.MaxPool2d(2),
             *self._level(w, 2 * w),
             nn.MaxPool2d(2),
@@ -71,18 +72,20 @@ class ClassifierNet(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, D)."""
-        return F.silu(self.features(self.drop(self.trunk(self.grey(images)))))
+        return F.silu(self.features(self.drop(self.trunk(self._seen(images)))))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """What each convolution makes of the images, after its activation: (B, C, h, w)."""
-        x, found = self.grey(images), []
+        x, found = self._seen(images), []
         for layer in self.trunk:
             x = layer(x)
             found += [x] if isinstance(layer, nn.SiLU) else []
         return found
 
-    def grey(self, images: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), self.size)
+    def _seen(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, channels, size, size)."""
+        seen = images.mean(1, keepdim=True) if self.channels == 1 else images
+        return F.adaptive_avg_pool2d(seen, self.size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""

@@ -6,12 +6,14 @@
       mean: [0.1, -0.3]
       std: [1.2, 0.9]
 
+`train_scripts/scale.py` measures the numbers and writes a model folder with them inside.
+
 Sources: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", one
 number for all; Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
 Models", one for each channel. Letters: B batch, c latent channels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import torch
@@ -37,14 +39,16 @@ class ScaledConfig:
             raise ValueError(f"std must be positive, got {self.std}")
 
     def build(self) -> "Scaled":
-        return Scaled(self)
+        return Scaled(self, self.tokenizer.build())
 
 
 class Scaled(nn.Module):
-    def __init__(self, config: ScaledConfig) -> None:
+    """Around `tokenizer`, which the config describes."""
+
+    def __init__(self, config: ScaledConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer: Tokenizer = config.tokenizer.build()
+        self.tokenizer = tokenizer
 
     def encode(self, images: Tensor) -> Moments:
         """(B, 3, H, W) in [-1, 1] -> moments (B, c, ...) of about unit variance."""
@@ -55,6 +59,10 @@ class Scaled(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         mean, std = (self._like(value, z) for value in (self.config.mean, self.config.std))
         return self.tokenizer.decode(z * std + mean)
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """What may be trained further while every latent stays as it is."""
+        yield from getattr(self.tokenizer, "decoder_parameters", tuple)()
 
     def _like(self, value: Numbers, z: Tensor) -> Tensor:
         """The number, or the numbers on the channel axis of z (B, c, ...)."""
