@@ -1,7 +1,7 @@
 """A small convolutional classifier: its logits verify, its penultimate features measure.
 
-The shipped ones (`weights/`) were trained by `train_scripts/train_features.py`; the JSON beside each
-holds its recipe, hash and accuracy.
+The shipped ones (`weights/`) were trained by `train_scripts/train_features.py`; the JSON beside
+each holds its recipe, hash and accuracy.
 Letters: B images, D features, K classes, w width.
 """
 
