@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
@@ -59,6 +59,8 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
         gradient_accumulation_steps=recipe.accumulate,
         log_with=recipe.tracker,
         project_dir=str(folder),
+        # a tokenizer's scale may have no use for a convolution, a step's loss none for a stage
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     rank, world = accelerator.process_index, accelerator.num_processes
     set_seed(recipe.seed)

@@ -1,15 +1,20 @@
 """Latents of mean 0 and standard deviation 1 for every channel, whatever the tokenizer made."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from genvis.config import ConfigError
+from genvis.config import ConfigError, build
+from genvis.data.digits import DigitsConfig
+from genvis.data.latents import identity
 from genvis.random import HashKeys
 from genvis.tokenizers import TOKENIZERS
+from genvis.tokenizers.model import PretrainedConfig, TokenizerModelConfig
 from genvis.tokenizers.scaled import measure
+from genvis.training.scaling import Measuring
 from genvis.types import Moments
 
 TOWER = {"width": 24, "depth": 1, "heads": 2}
@@ -53,6 +58,42 @@ def test_one_number_serves_all_channels() -> None:
     torch.testing.assert_close(made.mean, (raw.mean - 0.5) / 2)
     assert raw.std is not None
     torch.testing.assert_close(made.std, raw.std / 2)
+
+
+def test_a_folder_of_the_same_weights_with_measured_numbers(tmp_path: Path) -> None:
+    model = build(TokenizerModelConfig, {"tokenizer": VITOK}).build()
+    model.net.eval()
+    made = build(Measuring, {"data": {"name": "digits"}, "count": 90, "batch": 40}).scaled(model)
+    made.save_pretrained(tmp_path / "scaled")
+    found = PretrainedConfig(path=str(tmp_path / "scaled")).build()
+    images = DigitsConfig().build("train")[range(90)].x
+    mean, std = measure([found.encode(images)])
+    assert mean == pytest.approx([0, 0, 0], abs=1e-5)
+    assert std == pytest.approx([1, 1, 1], abs=1e-4)
+    again = found.decode(found.encode(images[:4]).mode())
+    expected = model.net.decode(model.net.encode(images[:4]).mode())
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="scaled already"):
+        build(Measuring, {"data": {"name": "digits"}}).scaled(made)
+
+
+def test_further_training_of_a_decoder_keeps_latents_valid() -> None:
+    made = scaled()
+    before = identity(made)
+    for parameter in made.decoder_parameters():
+        parameter.data += 1
+    assert identity(made) == before
+    next(p for n, p in made.named_parameters() if "encoder" in n).data += 1
+    assert identity(made) != before
+
+
+def test_only_moments_can_be_scaled() -> None:
+    nets = {"width": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4}
+    quantizer = {"codes": 16, "width": 4, "scales": [1, 2, 4]}
+    vq = {"name": "multi_scale_vq", "nets": nets, "quantizer": quantizer}
+    model = build(TokenizerModelConfig, {"tokenizer": vq}).build()
+    with pytest.raises(ValueError, match="only Moments can be scaled, not Pyramid"):
+        build(Measuring, {"data": {"name": "digits"}, "count": 8}).scaled(model)
 
 
 def test_numbers_that_do_not_fit_are_named() -> None:

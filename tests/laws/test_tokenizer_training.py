@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genvis.checkpoint import load_tensors
-from genvis.config import ConfigError, build, dump, override
+from genvis.config import ConfigError, build, dump, override, write_yaml
 from genvis.data.digits import DigitsConfig
 from genvis.models import fingerprint
 from genvis.objectives.adversary import Adversary
@@ -16,6 +16,7 @@ from genvis.tokenizers.model import PretrainedConfig, TokenizerModel
 from genvis.training.fit import fit
 from genvis.training.journal import read_journal
 from genvis.training.recipe import Recipe
+from tests.launch import launch
 from tests.laws.conftest import GENERATOR
 from tests.laws.stopping import Crash
 
@@ -92,6 +93,18 @@ def test_accumulation_teaches_the_codebook_the_same(tmp_path: Path) -> None:
     for name, accumulate in (("one", 1), ("four", 4)):
         fit(recipe(TINY, f"accumulate={accumulate}", "callbacks=[]"), tmp_path / name)
     a, b = saved(tmp_path / "one"), saved(tmp_path / "four")
+    assert torch.equal(a["quantize.started"], torch.tensor(True))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=2e-3)
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """The codebook learns from the rows of both, and so does the discriminator."""
+    data = override(ADVERSARIAL, ["objective.decoder_only=false", "callbacks=[]", "steps=4"])
+    (tmp_path / "recipe.yaml").write_text(write_yaml(dump(recipe(data))))
+    launch(2, "train_scripts/train.py", tmp_path / "recipe.yaml", "--out", tmp_path / "two")
+    fit(recipe(data), tmp_path / "one")
+    a, b = saved(tmp_path / "one"), saved(tmp_path / "two")
     assert torch.equal(a["quantize.started"], torch.tensor(True))
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=2e-3)
