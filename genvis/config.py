@@ -52,12 +52,14 @@ class Table:
 
     An entry is a config class or a constant of one, imported when used. `Annotated[Base, TABLE]`
     makes a field an open choice: `{name: dit, depth: 4}`, or `{name: "my_lab.nets:MyConfig", ...}`
-    for a class that is in no table.
+    for a class that is in no table. Fields without a name are those of `default`, where there is
+    one, and it is dumped without its name.
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, entries: Mapping[str, str], default: str | None = None) -> None:
         self.kind = kind
         self.entries = dict(entries)
+        self.default = default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -92,15 +94,22 @@ class Table:
 
     def dump(self, value: Any) -> dict[str, Any]:
         """Plain data that `build` turns back into an equal config."""
-        target = f"{type(value).__module__}:{type(value).__qualname__}"
-        name = next((n for n, entry in self.entries.items() if entry == target), target)
-        return {"name": name, **dump(value)}
+        name = self.name_of(value)
+        return dump(value) if name == self.default else {"name": name, **dump(value)}
+
+    def name_of(self, value: Any) -> str:
+        """The name of a config or its class: its entry, else module:Class."""
+        kind = value if isinstance(value, type) else type(value)
+        target = f"{kind.__module__}:{kind.__qualname__}"
+        return next((name for name, entry in self.entries.items() if entry == target), target)
 
     def _validate(self, data: Any, trust_code: bool) -> Any:
         if isinstance(data, str):
             data = {"name": data}
         if dataclasses.is_dataclass(data) and not isinstance(data, type):
             return data
+        if isinstance(data, Mapping) and self.default and "name" not in data:
+            data = {"name": self.default, **data}
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
             raise ConfigError(f"expected a {self.kind} as {{name: ..., fields...}}, got {data!r}")
         fields = {key: value for key, value in data.items() if key != "name"}

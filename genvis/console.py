@@ -27,6 +27,13 @@ def progress(
     )
 
 
+def bar(label: str, total: int, show: bool = True) -> tqdm:
+    """A progress bar on stderr that the caller moves: `update(n)`, `set_postfix_str(text)`."""
+    return tqdm(
+        desc=label, total=total, disable=not show, dynamic_ncols=True, mininterval=0.5, miniters=0
+    )
+
+
 def note(text: str) -> None:
     """A line on stderr about something that the user allowed and should know of."""
     print(f"note: {text}", file=sys.stderr)

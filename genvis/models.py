@@ -13,6 +13,7 @@ MODELS = Table(
     "model",
     {
         "generator": "genvis.samplers.generator:GeneratorConfig",
+        "scale_generator": "genvis.samplers.scale_generator:ScaleGeneratorConfig",
         "classifier": "genvis.features.classifier:ClassifierConfig",
         "tokenizer": "genvis.tokenizers.model:TokenizerModelConfig",
     },
@@ -35,7 +36,13 @@ def fingerprint(source: str | Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else str(source)
 
 
-def read_model(saved: Saved, source: str | Path, wanted: type[T], *, trust_code: bool = False) -> T:
+def read_model(
+    saved: Saved,
+    source: str | Path,
+    wanted: type[T] | tuple[type[T], ...],
+    *,
+    trust_code: bool = False,
+) -> T:
     """The config of a model folder, which must be a `wanted`. ConfigError names the folder."""
     try:
         found = MODELS.build(saved.config, trust_code=trust_code)
@@ -43,11 +50,7 @@ def read_model(saved: Saved, source: str | Path, wanted: type[T], *, trust_code:
         reason = "; ".join(str(error).splitlines())
         raise ConfigError(f"{source}: {CONFIG}: {reason}") from error
     if not isinstance(found, wanted):
-        kinds = (MODELS.dump(found)["name"], _name(wanted))
-        raise ConfigError(f"{source}: holds a {kinds[0]}, expected a {kinds[1]}")
+        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+        expected = " or ".join(MODELS.name_of(kind) for kind in kinds)
+        raise ConfigError(f"{source}: holds a {MODELS.name_of(found)}, expected a {expected}")
     return found
-
-
-def _name(wanted: type) -> str:
-    target = f"{wanted.__module__}:{wanted.__qualname__}"
-    return next((name for name, entry in MODELS.entries.items() if entry == target), target)

@@ -1,10 +1,14 @@
-"""Curves for reports, as self-contained SVG text."""
+"""Curves for reports, as self-contained SVG text or as PNG files."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-INK, COLOURS = "#333333", ("#2a6f97", "#c8553d", "#588157", "#8a5a9e")
+INK = "#333333"
+COLOURS = (
+    "#2a6f97", "#c8553d", "#588157", "#8a5a9e", "#b08900", "#4d908e", "#a23e48", "#7f7f7f"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,38 @@ def svg(
     log_x: bool = False,
 ) -> str:
     """One plot; `levels` are horizontal lines by name, `log_x` is base 2 with the given ticks."""
+    figure = blank()
+    draw(figure.add_subplot(), curves, title, x, y, levels=levels, log_x=log_x)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def blank(columns: int = 1) -> Any:
+    """A figure of matplotlib's with room for so many plots beside each other."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-    axes = figure.add_subplot()
+    return Figure(figsize=(5.2 * columns, 3.4), layout="constrained")
+
+
+def png(figure: Any) -> bytes:
+    """A figure as a PNG file, the same bytes whenever it is drawn."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def draw(
+    axes: Any,
+    curves: Sequence[Curve],
+    title: str,
+    x: str,
+    y: str,
+    *,
+    levels: dict[str, float] | None = None,
+    log_x: bool = False,
+) -> None:
+    """The curves of `svg` on axes of matplotlib's."""
     for curve, colour in zip(curves, COLOURS * len(curves), strict=False):
         marker = "o" if len(curve.x) <= 16 else None
         axes.plot(curve.x, curve.y, color=colour, label=curve.label, marker=marker, markersize=4)
@@ -51,6 +83,3 @@ def svg(
     axes.legend(fontsize=8, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

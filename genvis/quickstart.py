@@ -20,9 +20,10 @@ from genvis.models import fingerprint
 from genvis.quant.plan import Plan
 from genvis.quant.report import summary
 from genvis.samplers.folder import Sampling, read_samples, sample_folder
-from genvis.samplers.generate import labelled
 from genvis.samplers.generator import Generator, GeneratorConfig
-from genvis.search.study import Study, search_folder
+from genvis.search.folder import search_folder
+from genvis.search.makers import generated, in_turn, of_classes
+from genvis.search.study import Study
 from genvis.training.fit import fit
 from genvis.training.recipe import Recipe
 
@@ -88,7 +89,7 @@ class Quickstart:
         needed = self.judge.held_out.labels.bincount()
         made = {
             "sampling": self.sampling.cond(range(self.sampling.count), classes),
-            "search": labelled(classes, range(self.study.count)),
+            "search": in_turn(of_classes(classes, self.study.classes), range(self.study.count)),
         }
         for name, cond in made.items():
             assert cond.label is not None
@@ -127,9 +128,8 @@ class Quickstart:
         return images, labels
 
     def _search(self, generator: Generator, folder: Path, notes: "Notes") -> None:
-        rows = search_folder(
-            generator, self.study, folder / "search", fingerprint(folder / "train")
-        )
+        maker = generated(generator, fingerprint(folder / "train"), self.study)
+        rows = search_folder(maker, self.study, folder / "search")["rows"]
         base, first = torch.tensor(rows[0]["judge"]), f"best of {rows[0]['budget']}"
         for row in rows:
             subject = f"best of {row['budget']}"

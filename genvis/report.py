@@ -169,6 +169,7 @@ def _search(folder: Path, records: list[Record]) -> str:
             f"<p>{names[-1]} against {rise.reference or next(iter(budgets))}, paired by image: the "
             f"judge's score changes by {rise.value:+.4f}, 95% interval [{low:.4f}, {high:.4f}].</p>"
         )
+    warning = f"<p>Warning: {html.escape(found['warning'])}.</p>" if found.get("warning") else ""
     shown = dict.fromkeys([names[0], names[-1]])  # one picture if there is one budget
     pictures = [
         _picture(folder / f"budget_{budgets[name]['budget']:03d}" / "grid.png", name)
@@ -179,6 +180,7 @@ def _search(folder: Path, records: list[Record]) -> str:
             "<h2>Search</h2>",
             _table(tabulate(records, names, keys)),
             gain,
+            warning,
             *map(_figure, plots),
             f"<div>{''.join(pictures)}</div>",
         ]

@@ -25,8 +25,9 @@ class Cond:
 
     label (B,) int64; text (B, L, D) with text_mask (B, L) bool (True = a real token) and pooled
     (B, D); prompts: B strings, which verifiers and records need; negative: the condition to steer
-    away from; known: (values, mask) to keep, for in-painting; drop (B,) bool: rows whose condition
-    the network must ignore.
+    away from; known: (values, mask) to keep, for in-painting, of token pyramids (B, L) int64 and
+    (B, L) bool with the scales one after the other; drop (B,) bool: rows whose condition the
+    network must ignore.
     """
 
     label: Tensor | None = None
@@ -95,7 +96,9 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training examples: x is images (B, 3, H, W), or `Moments` of cached latents; same rows."""
+    """Training examples: x is images (B, 3, H, W), or what is cached of them: `Moments`, or the
+    tokens (B, n_k) of every scale; same rows.
+    """
 
     x: Any
     cond: Cond
@@ -142,6 +145,9 @@ class Cost:
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return self + other * -1
+
     def __mul__(self, rows: int) -> "Cost":
         return Cost(**{f.name: getattr(self, f.name) * rows for f in fields(self)})
 
@@ -160,9 +166,38 @@ def repeat(value: T, n: int) -> T:
     )
 
 
+def join(values: Sequence[T]) -> T:
+    """The rows of several nests of one kind, one after the other; scalars are the first one's."""
+    joined: T = _join(values)
+    return joined
+
+
+def _join(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return first if first.ndim == 0 else torch.cat(list(values))
+    if isinstance(first, tuple):
+        if first and all(isinstance(item, str) for item in first):
+            return tuple(word for words in values for word in words)
+        return tuple(_join(items) for items in zip(*values, strict=True))
+    if isinstance(first, dict):
+        return {key: _join([value[key] for value in values]) for key in first}
+    if is_dataclass(first) and not isinstance(first, type):
+        leaves = {f.name: _join([getattr(v, f.name) for v in values]) for f in fields(first)}
+        return replace(first, **leaves)
+    return first
+
+
 def to(value: T, device: torch.device | str) -> T:
     """The same nest with every tensor on `device`; 0-d tensors (clocks) stay where they are."""
     return _map(value, lambda leaf: leaf.to(device), lambda words: words)
+
+
+def detach(value: T) -> T:
+    """The same nest without the graph that made it."""
+    return _map(value, lambda leaf: leaf.detach(), lambda words: words)
 
 
 def _map(value: Any, tensor: Any, words: Any) -> Any:
@@ -313,7 +348,7 @@ class Sampler(Protocol[S]):
         ...
 
     def rekey(self, state: S, keys: Any) -> S:
-        """The same past with a new future; noise that the state holds already is past.
+        """The same past with a new future; noise that was used already is past.
 
         ValueError if nothing ahead is random.
         """
@@ -352,12 +387,18 @@ class ScaleTokenizer(Protocol):
     @property
     def num_codes(self) -> int: ...
     def encode(self, images: Tensor) -> Pyramid: ...
+    def pyramid(self, tokens: tuple[Tensor, ...]) -> Pyramid:
+        """Tokens (B, n_k) of every scale with the inputs that predict them."""
+        ...
+
     def blank(self, batch: int) -> Tensor:
         """f_hat (B, C, h, w) before the first scale."""
         ...
 
     def accumulate(self, f_hat: Tensor, tokens: Tensor, scale: int) -> Tensor:
-        """f_hat with the tokens (B, n_k) of scale k added; a new tensor."""
+        """f_hat with the tokens (B, n_k) of scale k added, or with mixtures of codes in shares
+        (B, n_k, V); a new tensor.
+        """
         ...
 
     def next_input(self, f_hat: Tensor, scale: int) -> Tensor:
@@ -384,7 +425,13 @@ class TrainableTokenizer(Protocol):
 
 
 class Verifier(Protocol):
-    """One score per image, (N,) float; higher is better."""
+    """One score per image, (N,) float; higher is better.
+
+    It may say more, which searches ask for by name (`genvis/verifiers/scoring.py`): needs, of
+    "label", "prompts" and "previews", of which the last is a third argument of the call;
+    differentiable; per_image, False where scores depend on the images beside; check(cond); and
+    accept(images) -> Verifier, of one whose scores depend on the images chosen before.
+    """
 
     @property
     def name(self) -> str: ...

@@ -3,9 +3,15 @@
 Examples:
   python sampling/sample.py runs/digits_dit --out runs/digits_samples count=1000
   python sampling/sample.py runs/digits_dit --out runs/sevens classes=[7] sampler.guidance.scale=2
+  python sampling/sample.py runs/shapes_var --out runs/scales --steps count=10 \\
+         sampler.decoding.top_k=100 sampler.guidance.scale=2
+  python sampling/sample.py runs/shapes_var --out runs/two count=1000 \\
+         'sampler={name: collaborative, refiner: runs/shapes_var_small, draft_steps: 4}'
   accelerate launch --num_processes 2 sampling/sample.py runs/digits_dit --out runs/many count=50000
 Image i depends on (seed, i) alone, not on the number of processes or on interruptions.
 """
+
+from pathlib import Path
 
 from genvis import console
 
@@ -17,18 +23,24 @@ def main() -> None:
     parser.add_argument(
         "--out", required=True, help="the sample folder; an interrupted one is completed"
     )
+    parser.add_argument(
+        "--steps", action="store_true", help="also steps.png: the first images after every step"
+    )
     args = parser.parse_intermixed_args()
 
-    from genvis.config import build, dump, override
+    from genvis.config import build, override
+    from genvis.devices import processes
     from genvis.models import fingerprint
-    from genvis.samplers.folder import Sampling, sample_folder
-    from genvis.samplers.generator import Generator
+    from genvis.samplers import SAMPLERS
+    from genvis.samplers.base import load_generator
+    from genvis.samplers.folder import Sampling, sample_folder, save_steps
 
-    generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
-    sampling = build(
-        Sampling, override({"sampler": dump(generator.config.sampler)}, args.overrides)
-    )
+    generator = load_generator(args.model, trust_code=args.trust_code)
+    suggested = {"sampler": SAMPLERS.dump(generator.config.sampler)}
+    sampling = build(Sampling, override(suggested, args.overrides))
     images, _ = sample_folder(generator, sampling, args.out, fingerprint(args.model))
+    if args.steps and processes().is_main_process:
+        save_steps(generator, sampling, Path(args.out) / "steps.png")
     print(f"{args.out}: {len(images)} images in samples.npz, the first ones in grid.png")
 
 

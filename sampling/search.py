@@ -1,11 +1,18 @@
-"""Search for better images at test time, at rising budgets.
+"""Search for better images at test time.
 
 Examples:
   python sampling/search.py runs/digits_dit configs/digits/search.yaml --out runs/digits_search
   python sampling/search.py runs/digits_dit configs/digits/search.yaml --out runs/bo64 \\
          search.n=64 budgets=[1,8,64]
-The folder gets search.json (scores by verifier and judge, evaluations) and every budget's images.
+  python sampling/search.py my_pipeline search.yaml --out runs/cats --prompt "a cat" \\
+         limit.evaluations=1000
+  accelerate launch --num_processes 2 sampling/search.py runs/dit search.yaml --out runs/many
+Image i depends on (seed, i) alone, not on the number of processes or on interruptions. The folder
+gets the images found (samples.npz, grid.png; of every budget in budget_NNN), results.jsonl (a line
+an image: scores, lineage, what was spent), search.json, scores.png and tree.png.
 """
+
+from pathlib import Path
 
 from genvis import console
 
@@ -15,23 +22,32 @@ def main() -> None:
     console.takes_model(parser)
     parser.add_argument("study", help="a YAML file, such as configs/digits/search.yaml")
     console.takes_overrides(parser, "changes to the study, such as search.n=32")
+    parser.add_argument("--prompt", action="append", help="an image of this; may be repeated")
+    parser.add_argument("--prompts", help="a text file: a line an image")
     parser.add_argument("--out", required=True, help="the folder for the result")
     args = parser.parse_intermixed_args()
 
-    from genvis.config import load
-    from genvis.models import fingerprint
-    from genvis.samplers.generator import Generator
-    from genvis.search.study import Study, search_folder
+    from genvis.config import build, override, read_yaml
+    from genvis.devices import processes
+    from genvis.evaluation.tables import aligned
+    from genvis.search.folder import search_folder
+    from genvis.search.lines import cells
+    from genvis.search.makers import source_of
+    from genvis.search.study import Study
 
-    study = load(Study, args.study, args.overrides)
-    generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
-    for row in search_folder(generator, study, args.out, fingerprint(args.model)):
-        verifier, judge = (sum(row[key]) / len(row[key]) for key in ("verifier", "judge"))
-        spent = row["spent"]["evaluations"]
-        print(
-            f"{row['budget']:4d} candidates, {spent} evaluations: "
-            f"verifier {verifier:.3f}, judge {judge:.3f}"
-        )
+    data = read_yaml(args.study)
+    prompts = args.prompt or []
+    if args.prompts:
+        prompts += Path(args.prompts).read_text().splitlines()
+    if prompts:
+        data |= {"prompts": prompts, "count": len(prompts)}
+    study = build(Study, override(data, args.overrides))
+    source = source_of(args.model, trust_code=args.trust_code)
+    found = search_folder(source.open(study), study, args.out)
+    if processes().is_main_process:
+        print(aligned(cells(found)))
+        if found["warning"]:
+            print(f"WARNING: {found['warning']}")
 
 
 if __name__ == "__main__":

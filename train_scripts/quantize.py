@@ -19,21 +19,25 @@ def main() -> None:
 
     from genvis.checkpoint import check_target
     from genvis.config import load
+    from genvis.models import model_folder
+    from genvis.quant.activations import uncalibrated
     from genvis.quant.plan import Plan
     from genvis.quant.report import summary
-    from genvis.samplers.generator import Generator, model_folder
+    from genvis.samplers.base import load_generator
 
     check_target(args.out)
     if Path(args.out).resolve() == Path(model_folder(args.model)).resolve():
         raise ValueError(f"{args.out}: is the model to quantize; choose another folder")
     plan = load(Plan, args.plan, args.overrides)
-    generator = Generator.from_pretrained(args.model, trust_code=args.trust_code)
+    generator = load_generator(args.model, trust_code=args.trust_code)
     quantized = generator.changed(plan)
+    if static := uncalibrated(quantized.net):
+        raise ValueError(f"{args.plan}: {static[0]} wants a static range, which needs calibration")
     quantized.save_pretrained(args.out)
     result = summary(generator.net, quantized.net)
     for layer in result.layers:
         print(
-            f"{layer.name:40s} {layer.format} "
+            f"{layer.name:40s} weight {layer.format}, act {layer.act}: "
             f"{layer.bytes_before} -> {layer.bytes_after} bytes, {layer.sqnr:.1f} dB"
         )
     print(

@@ -50,5 +50,16 @@ BACKBONES = Table(
 
 SCALE_BACKBONES = Table(
     "next-scale backbone",
-    {"var": "genvis.backbones.var:VARConfig", "mvar": "genvis.backbones.mvar:MVARConfig"},
+    {
+        "var": "genvis.backbones.var:VARConfig",
+        **{
+            f"var_{size}": f"genvis.backbones.var:VAR_{size.upper()}"
+            for size in ("d12", "d16", "d20", "d24", "d30", "d36_s")
+        },
+        "mvar": "genvis.backbones.mvar:MVARConfig",
+        **{
+            f"mvar_{size}": f"genvis.backbones.mvar:MVAR_{size.upper()}"
+            for size in ("d12", "d16", "d20", "d24", "d30", "d32")
+        },
+    },
 )

@@ -2,9 +2,10 @@
 
 A folder holds one folder a split: shards `latents-00012.safetensors` of equal numbers of examples,
 and `manifest.json` once all of them are there. A shard holds mean (N, c, h, w) and, where the
-tokenizer is stochastic, std, so that every step samples afresh; mean_flip and std_flip, the latents
-of the mirrored images (a mirrored latent is not the latent of the mirrored image); label and index
-(N,); captions in its header. Every shard says which tokenizer and which data it is of.
+tokenizer is stochastic, std, so that every step samples afresh, or tokens_k (N, n_k) of every scale
+k; the same of the mirrored images under names that end in _flip (a mirrored latent is not the
+latent of the mirrored image); label and index (N,); captions in its header. Every shard says which
+tokenizer and which data it is of.
 """
 
 import hashlib
@@ -22,9 +23,9 @@ from genvis.config import config, dump
 from genvis.data.pictures import pick
 from genvis.data.view import mirrored
 from genvis.random import Keys
-from genvis.types import Batch, Cond, Moments, Tokenizer
+from genvis.types import Batch, Cond, Moments, Pyramid, Tokenizer
 
-MANIFEST, HEADER = "manifest.json", "latents"
+MANIFEST, HEADER, FLIP = "manifest.json", "latents", "_flip"
 ORIGIN = {"tokenizer": "tokenizer", "data": "transform or dataset"}  # what a shard is of
 
 
@@ -44,7 +45,9 @@ class LatentsConfig:
 
 
 class Latents:
-    """x is `Moments`, as the dataset would give after encoding; flips where they were encoded."""
+    """x is `Moments`, or the tokens of every scale, as encoding the dataset would give them; flips
+    where they were encoded.
+    """
 
     def __init__(self, folder: Path) -> None:
         if not (folder / MANIFEST).is_file():
@@ -84,18 +87,19 @@ class Latents:
         self, indices: Sequence[int], flips: Sequence[bool], which: Sequence[float]
     ) -> Batch:
         rows: list[dict[str, Tensor]] = []
+        labels: list[Tensor] = []
         prompts: list[str] = []
         for index, flip, u in zip(indices, flips, which, strict=True):
             tensors, captions = self._open(index // self.shard)
-            row, side = index % self.shard, "_flip" if flip else ""
-            found = {"mean": tensors[f"mean{side}"], "std": tensors.get(f"std{side}")}
-            found["label"] = tensors.get("label")
-            rows.append({name: value[row] for name, value in found.items() if value is not None})
+            row, side = index % self.shard, FLIP if flip else ""
+            kept = [n for n in tensors if n not in ("index", "label") and not n.endswith(FLIP)]
+            rows.append({name: tensors[name + side][row] for name in kept})
+            labels += [tensors["label"][row]] if "label" in tensors else []
             prompts += [pick(captions[row], u)] if captions else []
         stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        std = stacked["std"].float() if "std" in stacked else None
-        cond = Cond(label=stacked.get("label"), prompts=tuple(prompts) or None)
-        return Batch(Moments(stacked["mean"].float(), std), cond)
+        label = torch.stack(labels) if labels else None
+        cond = Cond(label=label, prompts=tuple(prompts) or None)
+        return Batch(unpacked(stacked), cond)
 
     def _open(self, number: int) -> tuple[dict[str, Tensor], Any]:
         """A shard's tensors, mapped from the file and not read, and its captions."""
@@ -106,6 +110,23 @@ class Latents:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "opened": {}}
+
+
+def packed(encoded: Moments | Pyramid, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a shard keeps, by name: moments as `dtype`, tokens as int32."""
+    if isinstance(encoded, Pyramid):
+        return {f"tokens_{k}": tokens.int() for k, tokens in enumerate(encoded.tokens)}
+    kept = {"mean": encoded.mean, "std": encoded.std}
+    return {name: value.to(dtype) for name, value in kept.items() if value is not None}
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> Moments | tuple[Tensor, ...]:
+    """The moments in float32, or the tokens in int64, that were packed."""
+    if "mean" in tensors:
+        std = tensors["std"].float() if "std" in tensors else None
+        return Moments(tensors["mean"].float(), std)
+    names = [name for name in tensors if name.startswith("tokens_") and not name.endswith(FLIP)]
+    return tuple(tensors[f"tokens_{k}"].long() for k in range(len(names)))
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -17,9 +17,9 @@ from genvis.devices import processes
 from genvis.evaluation.sources import Making
 from genvis.images import to_uint8
 from genvis.models import fingerprint, model_folder
+from genvis.samplers.base import BaseGenerator, load_generator
 from genvis.samplers.folder import Sampling
 from genvis.samplers.generate import generate
-from genvis.samplers.generator import Generator
 from genvis.types import Cond, Sampler
 
 
@@ -32,9 +32,9 @@ class Run:
     trust_code: bool = False
 
     def open(self, making: Making, chunk: int) -> "Generated":
-        generator = Generator.from_pretrained(self.path, trust_code=self.trust_code)
+        generator = load_generator(self.path, trust_code=self.trust_code)
         sampling = Sampling(
-            sampler=making.sampler or generator.config.sampler,
+            sampler=generator.choice(making.sampler),
             count=making.count,
             seed=making.seed,
             classes=self.classes,
@@ -49,7 +49,7 @@ class Run:
 class Generated:
     """`source` identifies the weights; `bytes`: of their file, None for a model of the hub."""
 
-    generator: Generator
+    generator: BaseGenerator
     sampling: Sampling
     source: str
     bytes: int | None = None
@@ -66,7 +66,7 @@ class Generated:
         return {"model": self.source, **dump(self.sampling)}
 
     def read(self, rows: range) -> tuple[Tensor, Cond]:
-        cond = self.sampling.cond(rows, self.generator.config.backbone.num_classes)
+        cond = self.sampling.cond(rows, self.generator.num_classes)
         keys = self.sampling.keys(rows)
         return to_uint8(generate(self._sampler, cond, keys, self.sampling.chunk)), cond
 

@@ -7,12 +7,13 @@ Letters: B images, H W their size.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from torch import Tensor
 
 from genvis.config import Table, config, read_yaml
-from genvis.samplers.generator import SamplerConfig
+from genvis.samplers import SAMPLERS
+from genvis.samplers.base import SamplerChoice
 from genvis.types import Cond
 
 
@@ -41,7 +42,8 @@ class Making:
 
     count: int = 50_000
     seed: int = 0
-    sampler: SamplerConfig | None = None  # default: as the model's own config suggests
+    # default: as the model's own config suggests
+    sampler: Annotated[SamplerChoice, SAMPLERS] | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:

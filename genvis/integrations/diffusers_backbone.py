@@ -84,6 +84,14 @@ class DiffusersNet(nn.Module):
             self.label = LabelEmbedder(config.num_classes, 1, config.null_class)
             self.label.add_module("embedding_table", nn.Identity())  # their model has the table
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.config.shape
+
+    @property
+    def learned_variance(self) -> bool:
+        return self.config.learned_variance
+
     @classmethod
     def of(cls, model: Any, null_class: bool = True) -> "DiffusersNet":
         """Around a model at hand. ValueError if it is of another kind than `NETWORKS`."""

@@ -26,7 +26,8 @@ def denoiser(model: Any, scheduler: Any, null_class: bool = True) -> Denoise:
     `use_clipped_model_output`. ValueError names what has no counterpart here.
     """
     net, schedule = DiffusersNet.of(model, null_class), schedule_of(scheduler)
-    found = Denoiser(net, schedule.process, _prediction(schedule, net))
+    prediction = prediction_of(schedule, net.config.learned_variance)
+    found = Denoiser(net, schedule.process, prediction)
     return found if schedule.clip is None else Clipped(found, schedule.clip)
 
 
@@ -47,16 +48,17 @@ def from_pipeline(folder: str | Path, null_class: bool = True) -> Generator:
     config = GeneratorConfig(
         backbone=net.config,
         process=schedule.process,
-        prediction=_prediction(schedule, net),
+        prediction=prediction_of(schedule, net.config.learned_variance),
         tokenizer=_tokenizer(folder, index, net),
         sampler=SamplerConfig(grid=schedule.grid, clip=schedule.clip),
     )
     return Generator(config, net.eval(), config.tokenizer.build())
 
 
-def _prediction(schedule: Schedule, net: DiffusersNet) -> Prediction:
+def prediction_of(schedule: Schedule, learned_variance: bool) -> Prediction:
+    """What a network under that schedule predicts. ValueError if it cannot be with a variance."""
     prediction: Any = schedule.prediction
-    if not net.config.learned_variance:
+    if not learned_variance:
         return prediction
     if not hasattr(prediction, "learned_variance"):
         raise ValueError("the network has twice the channels, and its scheduler no use for them")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from genvis.checkpoint import read_json
@@ -32,6 +33,16 @@ def pipeline_parts(folder: str | Path) -> Mapping[str, Any]:
     if not (Path(folder) / "model_index.json").is_file():
         raise ValueError(f"{folder}: not the folder of a diffusers pipeline")
     return read_json(Path(folder) / "model_index.json")
+
+
+def load_pipeline(folder: str | Path, dtype: torch.dtype | None = None) -> Any:
+    """The pipeline in a folder, without a progress bar; on the CPU, in float32 or `dtype`."""
+    pipeline_parts(folder)
+    given = {} if dtype is None else {"torch_dtype": dtype}
+    kind = diffusers_class("DiffusionPipeline")
+    loaded = kind.from_pretrained(str(folder), local_files_only=True, **given)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
 
 def make(name: str, arguments: dict[str, Any]) -> nn.Module:

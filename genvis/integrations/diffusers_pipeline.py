@@ -22,7 +22,7 @@ from genvis.data.stores import Folder
 from genvis.devices import processes
 from genvis.evaluation.sources import Making
 from genvis.images import to_uint8
-from genvis.integrations.diffusers_models import diffusers_class, pipeline_parts
+from genvis.integrations.diffusers_models import load_pipeline
 from genvis.random import stream
 from genvis.types import Cond
 
@@ -47,10 +47,7 @@ class Pipeline:
     def open(self, making: Making, chunk: int) -> "PipelineImages":
         if making.sampler is not None:
             raise ValueError("a pipeline has its own sampler: give its options in `call`")
-        pipeline_parts(self.path)
-        kind = diffusers_class("DiffusionPipeline")
-        loaded = kind.from_pretrained(self.path, local_files_only=True)
-        loaded.set_progress_bar_config(disable=True)
+        loaded = load_pipeline(self.path)
         lines = Path(self.prompts).read_text().splitlines() if self.prompts else None
         if lines is not None and len(lines) < making.count:
             raise ValueError(f"{self.prompts}: {len(lines)} prompts for {making.count} images")
@@ -76,7 +73,7 @@ class PipelineImages:
         """With the hash of every file of the pipeline, and of the prompts."""
         texts = json.dumps(self.prompts).encode()
         files = {
-            "files": _sha256(Path(self.config.path)),
+            "files": folder_sha256(Path(self.config.path)),
             "texts": hashlib.sha256(texts).hexdigest(),
         }
         return {"pipeline": dump(self.config), **files, **dump(self.making)}
@@ -106,7 +103,7 @@ class PipelineImages:
         return stream(self.making.seed, row) >> 1  # torch takes 63 bits
 
 
-def _sha256(folder: Path) -> str:
+def folder_sha256(folder: Path) -> str:
     """Of all files of a folder with their names: weights, configs, vocabularies."""
     digest = hashlib.sha256()
     for name in Folder(str(folder)).names:

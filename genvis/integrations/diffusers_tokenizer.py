@@ -30,12 +30,12 @@ class DiffusersTokenizerConfig:
 
 
 class DiffusersTokenizer(nn.Module):
-    """z = (latent - shift) / spread, channel by channel; the auto-encoder's weights are frozen."""
+    """z = (latent - shift) / spread, channel by channel; config None: around a model at hand."""
 
     shift: Tensor
     spread: Tensor
 
-    def __init__(self, config: DiffusersTokenizerConfig, model: Any) -> None:
+    def __init__(self, config: DiffusersTokenizerConfig | None, model: Any) -> None:
         super().__init__()
         if model.config.in_channels != 3:
             raise ValueError(f"images have 3 channels, this encoder {model.config.in_channels}")

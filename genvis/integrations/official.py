@@ -3,7 +3,8 @@
 Each backbone file translates the constructor arguments and keys of the released class in its own
 `from_official(config, state)`; this file finds that function, opens the released file and picks
 the weights in it. Training checkpoints of the DiT family (Peebles and Xie 2023, `train.py`) hold
-`model`, `ema`, `opt` and `args`.
+`model`, `ema`, `opt` and `args`; those of VAR (Tian et al. 2024, `trainer.py`) hold the network and
+its tokenizer, under `trainer`.
 """
 
 import argparse
@@ -29,11 +30,16 @@ OFFICIAL = Table(
         "dimr": "genvis.backbones.dimr:from_official",
         "lego": "genvis.backbones.lego:from_official",
         "zigma": "genvis.backbones.zigma:from_official",
+        "var": "genvis.backbones.var:from_official",
+        "mvar": "genvis.backbones.mvar:from_official",
         "vitok": "genvis.tokenizers.vitok:from_official",
         "vitok_v2": "genvis.tokenizers.vitok_v2:from_official",
         "var_vqvae": "genvis.tokenizers.multi_scale_vq:from_official",
     },
 )
+
+# of VAR's training checkpoints; they hold no averages
+IN_TRAINER = {"var": "var_wo_ddp", "mvar": "var_wo_ddp", "var_vqvae": "vae_local"}
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +52,17 @@ def from_official(
 ) -> nn.Module:
     """Our net with published weights, in evaluation mode; every tensor must fit.
 
-    `state_dict` is a plain state dict or a training checkpoint, of which `use` (ema or model) is
-    taken and the rest is named in the log; `official_config` holds the arguments of the released
-    class. ValueError names what is missing, extra or of another shape.
+    `state_dict` is a plain state dict or a training checkpoint, of which `use` (ema or model; VAR's
+    have but one) is taken and the rest is named in the log; `official_config` holds the arguments
+    of the released class. ValueError names what is missing, extra or of another shape.
     """
     translate = OFFICIAL.resolve(name, trust_code=False)
-    state, dropped = select_weights(state_dict, use)
+    trainer = state_dict.get("trainer")
+    if name in IN_TRAINER and isinstance(trainer, Mapping):
+        use = IN_TRAINER[name]
+        state, dropped = _part(trainer, use)
+    else:
+        state, dropped = select_weights(state_dict, use)
     if dropped:
         log.warning("took %r from a training checkpoint; dropped %s", use, ", ".join(dropped))
     net: nn.Module = translate(official_config, state)
@@ -69,8 +80,11 @@ def select_weights(
         raise ValueError(f"use must be 'ema' or 'model', got {use!r}")
     if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
         return dict(checkpoint), ()
-    parts = [key for key in ("ema", "model") if isinstance(checkpoint.get(key), Mapping)]
-    if use not in parts:
+    return _part(checkpoint, use)
+
+
+def _part(checkpoint: Mapping[str, Any], use: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    if not isinstance(checkpoint.get(use), Mapping):
         held = ", ".join(map(str, [*checkpoint][:6])) or "nothing"
         raise ValueError(f"the checkpoint has no weights called {use!r}; it holds {held}")
     state = dict(checkpoint[use])

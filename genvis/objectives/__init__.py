@@ -9,6 +9,8 @@ OBJECTIVES = Table(
         "staged": "genvis.objectives.stages:StagedDenoising",
         "classification": "genvis.objectives.classification:Classification",
         "reconstruction": "genvis.objectives.reconstruction:Reconstruct",
+        "next_scale": "genvis.objectives.next_scale:NextScale",
+        "distil_scales": "genvis.objectives.distil_scales:DistilScales",
     },
 )
 
@@ -29,6 +31,16 @@ WEIGHTS = Table(
         "in_terms_of": "genvis.objectives.weights:InTermsOf",
         "min_snr": "genvis.objectives.weights:MinSNR",
         "likelihood": "genvis.objectives.weights:Likelihood",
+    },
+)
+
+SCALE_WEIGHTS = Table(
+    "choice of scales",
+    {
+        "all": "genvis.objectives.scale_weights:AllScales",
+        "first": "genvis.objectives.scale_weights:FirstScales",
+        "last": "genvis.objectives.scale_weights:LastScales",
+        "progressive": "genvis.objectives.scale_weights:Progressive",
     },
 )
 

@@ -11,6 +11,8 @@ PROCESSES = Table(
         "linear": "genvis.processes.interpolants:Linear",
         "gvp": "genvis.processes.interpolants:GVP",
         "vp": "genvis.processes.interpolants:VP",
+        "linear_vp": "genvis.processes.interpolants:LinearVP",
+        "polynomial": "genvis.processes.interpolants:Polynomial",
         "betas": "genvis.processes.betas:Betas",
         "ve": "genvis.processes.ve:VE",
     },

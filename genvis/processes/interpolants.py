@@ -2,7 +2,8 @@
 
 Sources: Liu et al. 2023, "Flow Straight and Fast" and Lipman et al. 2023, "Flow Matching for
 Generative Modeling" (Linear); Ma et al. 2024, "SiT", section 2.3 (GVP); Song et al. 2021,
-"Score-Based Generative Modeling through SDEs", appendix B (VP). Time runs towards noise, as in
+"Score-Based Generative Modeling through SDEs", appendix B (VP); Kim et al. 2025, "Inference-Time
+Scaling for Flow Models", released code (Polynomial, LinearVP). Time runs towards noise, as in
 Stable Diffusion 3; SiT's code runs it the other way.
 """
 
@@ -101,3 +102,40 @@ class VP(_Unit):
         root = (self.beta_min**2 - 2 * slope * log_alpha_2).sqrt()
         t = -2 * log_alpha_2 / (self.beta_min + root)
         return t.where(log_alpha_2.isfinite(), -log_alpha_2)  # no signal: infinitely late
+
+
+@config
+class LinearVP(_Unit):
+    """x_t = sqrt(1 - t^2) x0 + t eps: variance-preserving, with noise that grows as time does."""
+
+    def coeffs(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return (1 - t**2).sqrt(), t
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -t / (1 - t**2).sqrt(), torch.ones_like(t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr).sqrt()
+
+
+@config
+class Polynomial(_Unit):
+    """x_t = (1 - t)^n x0 + (1 - (1 - t)^n) eps."""
+
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exponent < 1:
+            raise ValueError(f"exponent must be at least 1, got {self.exponent}")
+
+    def coeffs(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = (1 - t) ** self.exponent
+        return alpha, 1 - alpha
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        falling = self.exponent * (1 - t) ** (self.exponent - 1)
+        return -falling, falling
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        return 1 - torch.sigmoid(log_snr / 2) ** (1 / self.exponent)

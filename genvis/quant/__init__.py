@@ -1,36 +1,51 @@
-"""Weight quantization: what a number format means, how it is stored, and which layers get which.
+"""Quantization: what a number format means, how it is stored, and which layers get which.
 
-A format is one frozen dataclass and one line of `FORMATS`. Its `fake` defines its meaning; `pack`
-and `unpack` are the same through the bytes that a saved model holds. Plans (`genvis.quant.plan`)
-assign formats to layers by name.
+A format is one frozen dataclass and one line of `FORMATS` (`genvis.quant.format` says what it must
+define). Activation ranges are found as they pass or calibrated by an observer. Plans
+(`genvis.quant.plan`) assign all of it to layers by name.
 """
-
-from collections.abc import Mapping, Sequence
-from typing import Protocol
-
-from torch import Tensor
 
 from genvis.config import Table
 
+FORMATS = Table(
+    "format",
+    {
+        "int": "genvis.quant.integer:Integer",
+        "float": "genvis.quant.floating:Float",
+        "mx": "genvis.quant.mx:MX",
+        "nvfp4": "genvis.quant.nvfp4:NVFP4",
+        "log_sqrt2": "genvis.quant.logarithmic:LogSqrt2",
+    },
+)
 
-class Format(Protocol):
-    """How the weight of one layer, (O, ...) with output channels first, is represented."""
+ELEMENTS = Table(
+    "small floating-point number",
+    {
+        "minifloat": "genvis.quant.minifloat:Minifloat",
+        "e4m3": "genvis.quant.minifloat:E4M3",
+        "e5m2": "genvis.quant.minifloat:E5M2",
+        "e3m2": "genvis.quant.minifloat:E3M2",
+        "e2m3": "genvis.quant.minifloat:E2M3",
+        "e2m1": "genvis.quant.minifloat:E2M1",
+        "e3m0": "genvis.quant.minifloat:E3M0",
+    },
+)
 
-    def fake(self, weight: Tensor) -> Tensor:
-        """The weight as quantized: same shape and dtype. ValueError if that cannot be done."""
-        ...
+ACTIVATIONS = Table(
+    "activation range",
+    {
+        "dynamic": "genvis.quant.activations:Dynamic",
+        "static": "genvis.quant.activations:Static",
+    },
+)
 
-    def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """The tensors to store, by the names that they have in a state dict."""
-        ...
-
-    def unpack(self, parts: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
-        """The weight, float32, from what `pack` stored for a weight of `shape`."""
-        ...
-
-    def storage_bytes(self, shape: Sequence[int]) -> int:
-        """The bytes of what `pack` stores for a weight of `shape`."""
-        ...
-
-
-FORMATS = Table("weight format", {"int": "genvis.quant.integer:Integer"})
+OBSERVERS = Table(
+    "observer",
+    {
+        "min_max": "genvis.quant.observers:MinMax",
+        "ema": "genvis.quant.observers:EMA",
+        "percentile": "genvis.quant.observers:Percentile",
+        "mse": "genvis.quant.observers:MSE",
+        "hessian": "genvis.quant.observers:Hessian",
+    },
+)

@@ -1,101 +1,96 @@
-"""Symmetric integer weights: one scale per output channel, or per group of consecutive inputs.
+"""Integers of 2 to 8 bits.
 
-    code = clamp(round_half_even(w / s), qmin, qmax),  w_hat = code * s,  s = max |w| / span
+    code = clamp(round_half_even(x / s) + z, qmin, qmax),  x_hat = (code - z) * s
 
-    rule         qmin         qmax         span           as in
-    sym_full     -2^(b-1)     2^(b-1) - 1  qmax           MixDQ, Q-Diffusion, PTQ4DiT
-    sym_narrow   -qmax        2^(b-1) - 1  qmax           bitsandbytes, SmoothQuant
-    sym_half     -2^(b-1)     2^(b-1) - 1  qmax + 1/2     torchao, MappingType.SYMMETRIC
+    rule         qmin         qmax         s                             z
+    sym_full     -2^(b-1)     2^(b-1) - 1  amax / qmax                   0
+    sym_narrow   -qmax        2^(b-1) - 1  amax / qmax                   0
+    sym_half     -2^(b-1)     2^(b-1) - 1  amax / (qmax + 1/2)           0
+    sym_noclip   -2^(b-1)     2^(b-1) - 1  max(low / qmin, high / qmax)  0
+    asym         0            2^b - 1      (high - low) / qmax           clamp(round(-low / s))
 
-With this scale sym_full never reaches its lowest code, and so agrees with sym_narrow.
+As in: MixDQ, Q-Diffusion, PTQ4DiT; bitsandbytes, SmoothQuant; torchao's SYMMETRIC; torchao's
+SYMMETRIC_NO_CLIPPING_ERR; all of them for activations. With its scale sym_full never reaches its
+lowest code on what it was fitted to, and so agrees there with sym_narrow.
 
-Source: Jacob et al. 2018, "Quantization and training of neural networks", 2.1, zero point 0.
-Letters: O output channels, I inputs of one (of a convolution: channels, then kernel), b bits,
-G inputs that share a scale, K = I / G scales of a channel.
+Source: Jacob et al. 2018, "Quantization and training of neural networks", 2.1.
+Letters: b bits, s scale, z zero point, [low, high] the range of a block, amax the larger of the
+two in magnitude.
 """
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from genvis.config import config
-from genvis.quant.packing import pack, packed_bytes, unpack
+from genvis.quant.blocks import Group
+from genvis.quant.format import Format, Params
+from genvis.quant.powers import ScaleKind, restored, scale_bytes, stored
 
 
 @config
-class Integer:
+class Integer(Format):
     bits: int  # 2..8
-    # consecutive inputs that share a scale; None: the whole output channel
-    group: int | None = None
-    rule: Literal["sym_full", "sym_narrow", "sym_half"] = "sym_full"
+    # neighbours in a row that share a scale; null: the whole row (an output channel, a token)
+    group: Group = None
+    rule: Literal["sym_full", "sym_narrow", "sym_half", "sym_noclip", "asym"] = "sym_full"
+    scale: ScaleKind = "float32"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise ValueError(f"bits must be in 2..8, got {self.bits}")
-        if self.group is not None and self.group < 1:
-            raise ValueError(f"group must be at least 1, got {self.group}")
 
     @property
     def limits(self) -> tuple[int, int]:
         """qmin and qmax."""
+        if self.rule == "asym":
+            return 0, 2**self.bits - 1
         top = 2 ** (self.bits - 1) - 1
         return (-top if self.rule == "sym_narrow" else -top - 1), top
 
     @property
-    def span(self) -> float:
-        """What the largest magnitude is divided by to give the scale."""
-        return self.limits[1] + (0.5 if self.rule == "sym_half" else 0)
+    def code_bits(self) -> int:
+        return self.bits
 
-    def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (O, ...) int8, shaped like the weight, and scale (O, K) float32, positive."""
-        groups = self._grouped(weight.detach().float())  # (O, K, G)
-        if not groups.isfinite().all():
-            raise ValueError("weight must be finite, it has NaN or infinite entries")
-        tiny = torch.finfo(torch.float32).tiny  # a group of zeros keeps a scale to divide by
-        scale = (groups.abs().amax(-1) / self.span).clamp_min(tiny)
-        codes = (groups / scale[..., None]).round().clamp(*self.limits)  # torch rounds half to even
-        return codes.to(torch.int8).reshape(weight.shape), scale
+    @property
+    def first_code(self) -> int:
+        return self.limits[0]
 
-    def dequantize(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """The weight (O, ...) float32 of codes (O, ...) and scale (O, K)."""
-        return (self._grouped(codes.float()) * scale[..., None]).reshape(codes.shape)
+    @property
+    def block_bytes(self) -> int:
+        return scale_bytes(self.scale) + (1 if self.rule == "asym" else 0)
 
-    def fake(self, weight: Tensor) -> Tensor:
-        """The weight (O, ...) as quantized, in its own dtype: the definition of this format."""
-        return self.dequantize(*self.quantize(weight)).to(weight.dtype)
+    def fit(self, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+        """`scale` float32, or `exponent` uint8 if it is a power of two; asym: `zero` uint8."""
+        qmin, qmax = self.limits
+        if self.rule != "asym":
+            return stored(self._symmetric(low, high), self.scale)
+        params = stored((high - low) / qmax, self.scale)
+        zero = (-low / restored(params)).round().clamp(qmin, qmax)
+        return {**params, "zero": zero.to(torch.uint8)}
 
-    def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """`codes`: the bit stream of code - qmin (uint8); `scale` (O, K) float32."""
-        codes, scale = self.quantize(weight)
-        return {"codes": pack(codes.to(torch.int16) - self.limits[0], self.bits), "scale": scale}
+    def step(self, params: Params) -> Tensor:
+        return restored(params)
 
-    def unpack(self, parts: Mapping[str, Tensor], shape: Sequence[int]) -> Tensor:
-        """The weight of `shape`, float32, bit for bit what `fake` gives a float32 weight."""
-        codes = unpack(parts["codes"], self.bits, math.prod(shape)).to(torch.int16) + self.limits[0]
-        return self.dequantize(codes.reshape(tuple(shape)), parts["scale"])
+    def round(self, v: Tensor, params: Params) -> Tensor:
+        return self._shifted(v, params).clamp(*self.limits)
 
-    def storage_bytes(self, shape: Sequence[int]) -> int:
-        """Bytes of codes and scales for a weight of `shape`."""
-        scales = math.prod(shape) // self._size(shape)
-        return packed_bytes(math.prod(shape), self.bits) + 4 * scales
+    def value(self, codes: Tensor, params: Params) -> Tensor:
+        codes = codes.float()
+        return codes - params["zero"][..., None] if "zero" in params else codes
 
-    def _size(self, shape: Sequence[int]) -> int:
-        """G: how many inputs share a scale."""
-        if len(shape) < 2 or not math.prod(shape):
-            raise ValueError(
-                f"weight must be (outputs, inputs, ...), none of them 0, got {tuple(shape)}"
-            )
-        inputs = math.prod(shape[1:])
-        if self.group is not None and inputs % self.group:
-            raise ValueError(
-                f"group must divide the inputs of a channel, got {self.group} for {inputs}"
-            )
-        return self.group or inputs
+    def inside(self, v: Tensor, params: Params) -> Tensor:
+        qmin, qmax = self.limits
+        shifted = self._shifted(v, params)
+        return (qmin <= shifted) & (shifted <= qmax)
 
-    def _grouped(self, x: Tensor) -> Tensor:
-        size = self._size(x.shape)
-        return rearrange(x.flatten(1), "o (k g) -> o k g", g=size)
+    def _symmetric(self, low: Tensor, high: Tensor) -> Tensor:
+        qmin, qmax = self.limits
+        if self.rule == "sym_noclip":
+            return torch.maximum(low / qmin, high / qmax)
+        return torch.maximum(-low, high) / (qmax + 0.5 if self.rule == "sym_half" else qmax)
+
+    def _shifted(self, v: Tensor, params: Params) -> Tensor:
+        rounded = v.round()  # torch rounds half to even
+        return rounded + params["zero"][..., None] if "zero" in params else rounded

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from genvis.quant import Format
-from genvis.quant.modules import PACKED, PackedLayer
+from genvis.quant.activations import Activation
+from genvis.quant.format import Format
+from genvis.quant.modules import PACKED, quantized_layers
 
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One packed layer. Bytes are those of its weight, without the bias."""
+    """One quantized layer. Bytes are those of its weight, without the bias; a rotation is undone
+    before the weight is compared.
+    """
 
     name: str
-    format: Format
+    format: Format | None  # of the weight; None: full precision
+    act: Activation | None
     weights: int
     changed: int  # weights whose dequantized value is not the original one
     bytes_before: int
@@ -58,26 +62,25 @@ def sqnr(weight: Tensor, quantized: Tensor) -> float:
 
 
 def summary(original: nn.Module, quantized: nn.Module) -> Summary:
-    """What became of `original` in its packed copy `quantized`. ValueError if they do not fit."""
-    before, layers = dict(original.named_modules()), []
-    for name, packed in quantized.named_modules():
-        if not isinstance(packed, PackedLayer):
-            continue
-        layer = before.get(name)
-        weight = layer.weight if layer is not None and type(layer) in PACKED else None
-        if not isinstance(weight, Tensor) or tuple(weight.shape) != packed.shape:
+    """What became of `original` in its quantized copy. ValueError if they do not fit."""
+    before = {name: module for name, module in original.named_modules() if type(module) in PACKED}
+    layers = []
+    for name, layer in quantized_layers(quantized).items():
+        weight, w_hat = getattr(before.get(name), "weight", None), layer.original_weight()
+        if not isinstance(weight, Tensor) or weight.shape != w_hat.shape:
             raise ValueError(
-                f"original has no layer {name!r} with a weight of shape {packed.shape}"
+                f"original has no layer {name!r} with a weight of shape {tuple(w_hat.shape)}"
             )
-        w_hat = packed.weight
+        format = layer.format
         layers.append(
             LayerSummary(
                 name=name,
-                format=packed.format,
+                format=format,
+                act=layer.activation,
                 weights=weight.numel(),
                 changed=int(torch.count_nonzero(weight.detach() != w_hat)),
                 bytes_before=weight.nbytes,
-                bytes_after=packed.format.storage_bytes(packed.shape),
+                bytes_after=weight.nbytes if format is None else format.storage_bytes(weight.shape),
                 sqnr=sqnr(weight, w_hat),
             )
         )

@@ -2,6 +2,18 @@
 
 from genvis.config import Table
 
+SAMPLERS = Table(
+    "sampler",
+    {
+        "diffusion": "genvis.samplers.generator:SamplerConfig",
+        "next_scale": "genvis.samplers.next_scale:NextScaleConfig",
+        "collaborative": "genvis.samplers.collaborative:CollaborativeConfig",
+        "pipeline": "genvis.integrations.diffusers_search:Whole",
+        "pipeline_stepwise": "genvis.integrations.diffusers_stepwise:Stepwise",
+    },
+    default="diffusion",
+)
+
 SOLVERS = Table(
     "solver",
     {
@@ -25,6 +37,7 @@ DIFFUSIONS = Table(
         "power": "genvis.samplers.diffusions:Power",
         "decreasing": "genvis.samplers.diffusions:Decreasing",
         "sine": "genvis.samplers.diffusions:Sine",
+        "volatility": "genvis.samplers.diffusions:Volatility",
     },
 )
 
@@ -34,6 +47,7 @@ GRIDS = Table(
         "uniform": "genvis.samplers.grids:Uniform",
         "quadratic": "genvis.samplers.grids:Quadratic",
         "shifted": "genvis.samplers.grids:Shifted",
+        "circle": "genvis.samplers.grids:Circle",
         "karras": "genvis.samplers.grids:Karras",
         "respaced": "genvis.samplers.grids:Respaced",
     },

@@ -3,11 +3,11 @@
 Every w has the same marginals as the probability-flow ODE; w = 0 is the ODE.
 Sources: Ma et al. 2024, "SiT", section 2.4 and released code (its paper writes 2 w); Kim et al.
 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and Rollover Budget
-Forcing", section 4 (powers of t: g^2 = 2 w).
+Forcing", section 4 and released code (`Volatility`; its default is g = 3 t^2).
 """
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -72,3 +72,37 @@ class Sine(_Scaled):
 
     def __call__(self, process: Process, t: Tensor) -> Tensor:
         return self.scale * torch.sin(math.pi * process.share(t)) ** 2
+
+
+@config
+class Volatility(_Scaled):
+    """w = g^2 / 2 for g = scale shape(share): a power of the share, sigma, sin(pi share / 2),
+    tan(pi share / 2) up to 0.95, max(0, 2 share - 1), or exp(-((share - 1) / 0.1)^2).
+    """
+
+    shape: Literal["constant", "linear", "square", "sigma", "sin", "tan", "clipping", "exp"] = (
+        "square"
+    )
+
+    def __call__(self, process: Process, t: Tensor) -> Tensor:
+        return (self.scale * self._shape(process, t)) ** 2 / 2
+
+    def _shape(self, process: Process, t: Tensor) -> Tensor:
+        s = process.share(t)
+        match self.shape:
+            case "constant":
+                return torch.ones_like(s)
+            case "linear":
+                return s
+            case "square":
+                return s**2
+            case "sigma":
+                return process.coeffs(t)[1]
+            case "sin":
+                return torch.sin(math.pi / 2 * s)
+            case "tan":
+                return torch.tan(math.pi / 2 * s.clamp(max=0.95))
+            case "clipping":
+                return (2 * s - 1).clamp(min=0)
+            case "exp":
+                return torch.exp(-(((s - 1) / 0.1) ** 2))

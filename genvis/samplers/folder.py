@@ -7,6 +7,7 @@ arr_1 labels) and `grid.png`; `parts/` holds finished chunks until the last one 
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import PartialState
@@ -18,16 +19,17 @@ from genvis.console import progress
 from genvis.devices import processes
 from genvis.images import load_images, load_npz, save_grid, save_npz
 from genvis.random import HashKeys
-from genvis.samplers.generate import generate, labelled
-from genvis.samplers.generator import Generator, SamplerConfig
-from genvis.types import Cond
+from genvis.samplers import SAMPLERS
+from genvis.samplers.base import BaseGenerator, SamplerChoice
+from genvis.samplers.generate import generate, labelled, trajectory
+from genvis.types import Cond, Sampler, to
 
 
 @config
 class Sampling:
     """Image i has label classes[i mod len(classes)] and keys of (seed, i)."""
 
-    sampler: SamplerConfig
+    sampler: Annotated[SamplerChoice, SAMPLERS]
     count: int = 1000
     seed: int = 0
     classes: tuple[int, ...] | None = None  # default: all of them in turn
@@ -54,7 +56,7 @@ class Sampling:
 
 
 def sample_folder(
-    generator: Generator, sampling: Sampling, folder: str | Path, source: str
+    generator: BaseGenerator, sampling: Sampling, folder: str | Path, source: str
 ) -> tuple[Tensor, Tensor | None]:
     """(images (N, 3, H, W), labels (N,) if the generator has classes) of a sample folder, made now
     as far as they are not there.
@@ -63,25 +65,27 @@ def sample_folder(
     them.
     """
     state = processes()
-    rows, classes = range(sampling.count), generator.config.backbone.num_classes
-    sampling.cond(rows, classes)  # refuses bad classes before any file is made
+    rows, classes = range(sampling.count), generator.num_classes
+    final, sampler = Path(folder) / "samples.npz", None
+    sampling.cond(rows, classes)  # what is wrong is said before any file is made
+    if not final.exists():
+        sampler = generator.to(state.device).sampler(sampling.sampler)
     with state.main_process_first():
         folder = open_run(folder, {"source": source, **dump(sampling)})
-    final = folder / "samples.npz"
     with in_use(folder) if state.is_main_process else nullcontext():
-        if not final.exists():
-            _sample(generator, sampling, folder, state)
+        if sampler is not None:
+            _sample(sampler, classes, sampling, folder, state)
         state.wait_for_everyone()
     return load_images(final)
 
 
-def _sample(generator: Generator, sampling: Sampling, folder: Path, state: PartialState) -> None:
+def _sample(
+    sampler: Sampler, classes: int, sampling: Sampling, folder: Path, state: PartialState
+) -> None:
     """This process's chunks, and then, by the main process, the whole."""
-    classes = generator.config.backbone.num_classes
     starts = range(0, sampling.count, sampling.chunk)
     paths = {start: folder / "parts" / f"{start:09d}.npz" for start in starts}
     mine = starts[state.process_index :: state.num_processes]
-    sampler = generator.to(state.device).sampler(sampling.sampler)
     for start in progress(mine, f"sample {folder}", show=state.is_main_process):
         if paths[start].exists():
             continue
@@ -98,6 +102,16 @@ def _sample(generator: Generator, sampling: Sampling, folder: Path, state: Parti
         save_grid(folder / "grid.png", images[: 10 * columns], columns)
         save_npz(folder / "samples.npz", images, torch.cat(labels) if labels else None)
         shutil.rmtree(folder / "parts")
+
+
+@torch.no_grad()
+def save_steps(generator: BaseGenerator, sampling: Sampling, path: Path) -> None:
+    """A picture of how the first ten images come about: a row for every step, a scale or a time."""
+    rows = range(min(sampling.count, 10))
+    sampler, keys = generator.to(processes().device).sampler(sampling.sampler), sampling.keys(rows)
+    noise = keys.normal(sampler.noise_shape, sampler.device)
+    cond = to(sampling.cond(rows, generator.num_classes), sampler.device)
+    save_grid(path, torch.cat([*trajectory(sampler, noise, cond, keys)]).cpu(), len(rows))
 
 
 def read_samples(source: str | Path) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ neighbours.
 Letters: N images, chunk rows per network call.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,14 @@ def run(sampler: Sampler, noise: Tensor, cond: Cond, keys: Keys) -> Tensor:
     for _ in range(sampler.num_steps):
         state = sampler.step(state)
     return sampler.preview(state)
+
+
+def trajectory(sampler: Sampler, noise: Tensor, cond: Cond, keys: Keys) -> Iterator[Tensor]:
+    """What the images (B, 3, H, W) look like after every step; the last are those of `run`."""
+    state = sampler.init(noise, cond, keys)
+    for _ in range(sampler.num_steps):
+        state = sampler.look(sampler.step(state))
+        yield sampler.preview(state)
 
 
 def price(sampler: Sampler) -> Cost:

@@ -47,6 +47,19 @@ class Quadratic:
 
 
 @config
+class Circle:
+    """Most steps where there is most noise: u to sqrt(1 - (1 - u)^2).
+
+    Source: Kim et al. 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and
+    Rollover Budget Forcing", section 4.2 and released code.
+    """
+
+    def __call__(self, process: Process, steps: int) -> Tensor:
+        u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        return _between(process, (1 - (1 - u) ** 2).sqrt())
+
+
+@config
 class Shifted:
     """More steps where there is more noise: u to shift u / (1 + (shift - 1) u).
 

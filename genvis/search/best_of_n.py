@@ -6,87 +6,49 @@ Letters: B prompts, n candidates per prompt.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from genvis.config import config
-from genvis.random import HashKeys
-from genvis.samplers.generate import generate, price
-from genvis.search.ledger import BudgetExceededError, Ledger
-from genvis.search.result import SearchResult
-from genvis.types import Cond, Cost, Sampler, Verifier
+from genvis.random import Keys
+from genvis.search.best import Spread, after
+from genvis.search.ledger import Ledger
+from genvis.search.metered import Metered, candidates
+from genvis.search.result import Anytime, SearchResult
+from genvis.types import Cond, Sampler, Verifier
+from genvis.verifiers.scoring import require
 
 
 @config
-class BestOfN:
+class BestOfN(Anytime):
+    """A round is one candidate, so a search with a smaller n is a prefix of one with a larger n."""
+
+    repeatable: ClassVar[bool] = True
     n: int = 16
-    chunk: int = 64  # rows per network call
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n < 1:
             raise ValueError(f"n must be at least 1 candidate per image, got {self.n}")
-        if self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {self.chunk}")
-
-    def __call__(
-        self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: HashKeys, ledger: Ledger
-    ) -> SearchResult:
-        result = None
-        for result in self.rounds(sampler, cond, verifier, keys, ledger):  # noqa: B007
-            pass
-        assert result is not None
-        return result
 
     def rounds(
-        self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: HashKeys, ledger: Ledger
+        self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
     ) -> Iterator[SearchResult]:
-        """The best after 1, 2, ..., n candidates: a search with a smaller n is a prefix of this
-        one.
-
-        Ends early where the ledger refuses the next candidate; raises `BudgetExceededError` if it
-        refuses the first.
-        """
-        cost = price(sampler) + Cost(verifications=1)
-        best, trace = None, []
-        for j in range(self.n):
-            try:
-                ledger.reserve(cost * len(keys))
-            except BudgetExceededError:
-                if best is None:
-                    raise
+        require(verifier, cond, previews=True, across_calls=False)
+        meter, prompts = Metered(sampler, verifier, ledger, self.chunk, len(cond)), len(cond)
+        fresh, best, seen = torch.full((prompts, 1), -1), None, Spread()
+        one = meter.price * prompts
+        for j in range(0, self.n, full := max(1, self.chunk // prompts)):  # as fill one call
+            wanted = min(full, self.n - j)
+            m = ledger.affords(one, wanted)
+            if m > 0 or best is None:
+                before = ledger.spent
+                own = candidates(keys, range(j, j + max(m, 1)), prompts)
+                made = meter.sample(own.normal(sampler.noise_shape), cond, own)
+                for i, rival in enumerate(made.each(prompts)):
+                    best = after(meter, best, rival, fresh, before + one * (i + 1))
+                    seen = seen.plus(rival.images[:, None])
+                    yield best.result(seen.distance)
+            if m < wanted:
                 return  # the best so far stands
-            rival = _candidate(
-                keys if j == 0 else keys.fold("candidate", j), sampler, cond, verifier, self.chunk
-            )
-            best = rival if best is None else best.or_better(rival)
-            trace.append(best.scores)
-            yield SearchResult(best.images, best.noise, torch.stack(trace, 1))
-
-
-@dataclass(frozen=True)
-class _Scored:
-    noise: Tensor
-    images: Tensor
-    scores: Tensor
-
-    def or_better(self, rival: "_Scored") -> "_Scored":
-        wins = rival.scores > self.scores
-        return _Scored(
-            _where(wins, rival.noise, self.noise),
-            _where(wins, rival.images, self.images),
-            _where(wins, rival.scores, self.scores),
-        )
-
-
-def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(rows.view(-1, *[1] * (yes.ndim - 1)), yes, no)
-
-
-def _candidate(
-    keys: HashKeys, sampler: Sampler, cond: Cond, verifier: Verifier, chunk: int
-) -> _Scored:
-    noise = keys.normal(sampler.noise_shape)
-    images = generate(sampler, cond, keys, chunk, noise)
-    return _Scored(noise, images, verifier(images, cond).cpu())

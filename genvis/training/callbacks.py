@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from genvis.config import config
 from genvis.images import save_grid
 from genvis.random import HashKeys
+from genvis.samplers import SAMPLERS
+from genvis.samplers.base import SamplerChoice
 from genvis.samplers.generate import generate, labelled
-from genvis.samplers.generator import SamplerConfig
 from genvis.types import Dataset, LossFunction, to
 
 BINS = 8  # of the noise level, in the validation loss
@@ -138,7 +139,8 @@ class SampleGrid:
 
     every: int = 500
     rows: int = 4
-    sampler: SamplerConfig | None = None  # default: the generator's own
+    # default: the generator's own
+    sampler: Annotated[SamplerChoice, SAMPLERS] | None = None
 
     def __post_init__(self) -> None:
         if min(self.every, self.rows) < 1:
@@ -146,7 +148,7 @@ class SampleGrid:
 
     def __call__(self, run: Run) -> None:
         model = replace(run.model, net=run.ema)
-        classes = min(model.config.backbone.num_classes, 10)
+        classes = min(model.num_classes, 10)
         columns = classes or 10
         count = self.rows * columns
         images = generate(

@@ -1,5 +1,5 @@
-"""Encode a dataset once: shards of latents, resumable, by any number of processes, the same
-whichever made them.
+"""Encode a dataset once: shards of latents or tokens, resumable, by any number of processes, the
+same whichever made them.
 """
 
 import hashlib
@@ -12,18 +12,27 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from genvis.checkpoint import atomic_write, in_use, load_tensors, open_run
 from genvis.config import config, dump
 from genvis.console import progress
 from genvis.data import DATASETS
-from genvis.data.latents import MANIFEST, check_origin, identity, save_shard, shard_path
+from genvis.data.latents import (
+    FLIP,
+    MANIFEST,
+    check_origin,
+    identity,
+    packed,
+    save_shard,
+    shard_path,
+    unpacked,
+)
 from genvis.devices import processes
 from genvis.tokenizers import TOKENIZERS
 from genvis.tokenizers.scaled import measure
-from genvis.types import Batch, Dataset, DatasetConfig, Moments, Tokenizer, TokenizerConfig
+from genvis.types import Batch, Dataset, DatasetConfig, Moments, Pyramid, TokenizerConfig
 
 Captions = list[tuple[str, ...]] | None  # all that each image has
 
@@ -35,7 +44,7 @@ class Encoding:
     data: Annotated[DatasetConfig, DATASETS]
     tokenizer: Annotated[TokenizerConfig, TOKENIZERS]
     splits: tuple[str, ...] = ("train", "val")
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # tokens are int32
     shard: int = 4096  # examples in a file
     batch: int = 64  # images in one call of the tokenizer
 
@@ -54,11 +63,12 @@ class Encoding:
 def encode(encoding: Encoding, folder: str | Path, workers: int = 0) -> Path:
     """Make every shard that is not there yet, then each split's manifest; see `data.latents`.
 
-    workers: processes that load data. ValueError for latents that are not finite, for a folder of
-    another encoding, for a dataset that looks different every time.
+    workers: processes that load data. ValueError for latents that are not finite, tokens that no
+    code has, a folder of another encoding, a dataset that looks different every time.
     """
     state = processes()
     tokenizer = encoding.tokenizer.build().eval()
+    _sound(tokenizer)
     plain = json.dumps(DATASETS.dump(encoding.data), sort_keys=True)
     origin = {
         "tokenizer": identity(tokenizer),
@@ -83,6 +93,13 @@ def encode(encoding: Encoding, folder: str | Path, workers: int = 0) -> Path:
     return folder
 
 
+def _sound(tokenizer: nn.Module) -> None:
+    """Tokens do not show it, so weights are looked at."""
+    for name, weight in tokenizer.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"the tokenizer is broken: its {name} is not finite")
+
+
 def _one_view(data: Dataset) -> None:
     view = getattr(data, "view", None)
     if view is not None and view.random:
@@ -96,7 +113,7 @@ class _Part:
     """One split on its way into its folder."""
 
     encoding: Encoding
-    tokenizer: Tokenizer
+    tokenizer: Any  # a Tokenizer or a ScaleTokenizer
     data: Dataset
     folder: Path
     origin: dict[str, str]
@@ -142,53 +159,70 @@ class _Part:
         self, rows: range, batch: Batch, captions: Captions, device: torch.device
     ) -> tuple[dict[str, Tensor], Captions]:
         images = batch.x.to(device)
-        tensors = {"index": torch.tensor(rows), **self._moments(images, rows, "")}
+        tensors = {"index": torch.tensor(rows), **self._packed(images, rows, "")}
         if self.flip:
-            tensors |= self._moments(images.flip(-1), rows, "_flip")
+            tensors |= self._packed(images.flip(-1), rows, FLIP)
         if batch.cond.label is not None:
             tensors["label"] = batch.cond.label
         return tensors, captions
 
-    def _moments(self, images: Tensor, rows: range, side: str) -> dict[str, Tensor]:
+    def _packed(self, images: Tensor, rows: range, side: str) -> dict[str, Tensor]:
         encoded = self.tokenizer.encode(images)
-        if not isinstance(encoded, Moments):
-            raise ValueError(f"the tokenizer encodes to {type(encoded).__name__}, not to Moments")
-        dtype = getattr(torch, self.encoding.dtype)
-        tensors = {f"mean{side}": encoded.mean, f"std{side}": encoded.std}
-        found = {
-            name: value.to(dtype).cpu() for name, value in tensors.items() if value is not None
-        }
+        if not isinstance(encoded, Moments | Pyramid):
+            kind = type(encoded).__name__
+            raise ValueError(f"the tokenizer encodes to {kind}, not to Moments or a Pyramid")
+        kept = packed(encoded, getattr(torch, self.encoding.dtype))
+        found = {f"{name}{side}": value.cpu() for name, value in kept.items()}
         for name, value in found.items():
-            bad = (~value.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+            fine, rule = self._rule(value)
+            bad = (~fine.flatten(1).all(1)).nonzero().flatten().tolist()
             if bad:
                 raise ValueError(
-                    f"{self.folder.name}: {name} of example {rows[bad[0]]} is not finite in "
-                    f"{self.encoding.dtype} ({len(bad)} of {len(rows)} beside it): a broken "
-                    "tokenizer, or latents too large for dtype"
+                    f"{self.folder.name}: {name} of example {rows[bad[0]]} is not {rule}; "
+                    f"{len(bad)} of the {len(rows)} encoded with it are not"
                 )
         return found
 
+    def _rule(self, value: Tensor) -> tuple[Tensor, str]:
+        """Where the rule is kept that every number must keep."""
+        if value.is_floating_point():
+            why = "a broken tokenizer, or latents too large for dtype"
+            return value.isfinite(), f"finite in {self.encoding.dtype} ({why})"
+        codes = self.tokenizer.num_codes
+        return (value >= 0) & (value < codes), f"one of {codes} codes (a broken tokenizer)"
+
     def finish(self) -> None:
         """Check every shard, measure the latents, and write the manifest."""
-        mean, std = measure(self._read(number) for number in range(len(self.shards)))
         manifest = {
             "origin": self.origin,
             "examples": len(self.data),
             "shard": self.encoding.shard,
-            "shape": list(self._read(0).mean.shape[1:]),
-            "dtype": self.encoding.dtype,
             "flip": self.flip,
-            "mean": mean,  # of each channel, over samples
-            "std": std,
+            **self._measured(),
             "left_out": list(getattr(self.data, "left_out", ())),
         }
         atomic_write(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
-    def _read(self, number: int) -> Moments:
+    def _measured(self) -> dict[str, Any]:
+        """Of moments the mean and std of each channel, over samples; of tokens how many of the
+        codes each scale uses.
+        """
+        first, shards = self._read(0), (self._read(k) for k in range(len(self.shards)))
+        if isinstance(first, Moments):
+            mean, std = measure(shards)
+            shape, dtype = list(first.mean.shape[1:]), self.encoding.dtype
+            return {"shape": shape, "dtype": dtype, "mean": mean, "std": std}
+        used: list[set[int]] = [set() for _ in first]
+        for shard in shards:
+            for found, tokens in zip(used, shard, strict=True):
+                found.update(tokens.unique().tolist())
+        return {"tokens": [t.shape[1] for t in first], "used": [len(found) for found in used]}
+
+    def _read(self, number: int) -> Any:
+        """The `Moments` of a shard, or its tokens of every scale."""
         path = shard_path(self.folder, number)
         check_origin(path, self.origin, number)
-        tensors = load_tensors(path)
-        return Moments(tensors["mean"], tensors.get("std"))
+        return unpacked(load_tensors(path))
 
 
 @dataclass(frozen=True)

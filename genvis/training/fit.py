@@ -76,6 +76,7 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
     others = _others(loss_function, recipe)
     for player in (Player(model.net, loss_function), *others.values()):
         _rehearse(player, to(data[[0]], accelerator.device))
+    recipe.optim.build(model.net)  # refuses tables that the network does not have
 
     with accelerator.main_process_first():  # the others find the run that the first one opened
         folder = open_run(folder, dump(recipe), upgrade=lambda old: dump(build(Recipe, old)))

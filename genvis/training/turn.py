@@ -41,8 +41,7 @@ class Seat:
         """
         at = getattr(self.loss, "at", None)
         loss_function: Any = self.loss if at is None else at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.optim.lr_at(step, steps)
+        self.optim.set(self.optimizer, step, steps)
         total, features = torch.zeros((), device=accelerator.device), []
         for batch, own in batches:
             with accelerator.accumulate(self.net), accelerator.autocast():

@@ -2,6 +2,7 @@
 weights, no pictures, no downloads: networks are built on the meta device, tokenizers not at all.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genvis.config import load, read_yaml
+from genvis.tokenizers.quantizers.multi_scale import MultiScaleConfig
 from genvis.training.encoding import Encoding
 from genvis.training.recipe import Recipe
 from genvis.types import Cond
@@ -19,6 +21,9 @@ CONFIGS = Path("configs")
 FILES = {str(path.relative_to(CONFIGS)): path for path in sorted(CONFIGS.rglob("*.yaml"))}
 RECIPES = [name for name, path in FILES.items() if {"model", "steps"} <= read_yaml(path).keys()]
 GENERATORS = [name for name in RECIPES if read_yaml(FILES[name])["model"]["name"] == "generator"]
+PYRAMIDS = [
+    name for name in RECIPES if read_yaml(FILES[name])["model"]["name"] == "scale_generator"
+]
 IMAGENET = [name for name in GENERATORS if name.startswith("imagenet/")]
 DIGITS = [name for name in GENERATORS if name.startswith("digits/backbones/")]
 PUBLISHED = {  # millions of parameters
@@ -28,6 +33,27 @@ PUBLISHED = {  # millions of parameters
     "imagenet/uvit_h_2.yaml": 501,
     "imagenet/dimr_xl_2r.yaml": 505,
     "imagenet/unet_adm_256.yaml": 554,
+    "imagenet/var_d16.yaml": 310,
+    "imagenet/var_d20.yaml": 601,
+    "imagenet/var_d24.yaml": 1033,
+    "imagenet/var_d30.yaml": 2010,
+    "imagenet/var_d36_s.yaml": 2354,
+    "imagenet/mvar_d16.yaml": 464,
+    "imagenet/mvar_d20.yaml": 901,
+    "imagenet/mvar_d24.yaml": 1550,
+    "imagenet/mvar_d30.yaml": 3017,
+}
+# epochs, batch, learning rate for 256 images, its last share, the last weight decay
+VAR = {
+    "var_d16": (200, 768, 1e-4, 0.1, None),
+    "var_d20": (250, 768, 1e-4, 0.1, None),
+    "var_d24": (350, 768, 8e-5, 0.01, None),
+    "var_d30": (350, 1024, 8e-5, 0.01, 0.08),
+    "var_d36_s": (350, 768, 8e-5, 0.01, 0.08),
+    "mvar_d16": (200, 768, 1e-4, 0.1, None),
+    "mvar_d20": (250, 768, 1e-4, 0.1, None),
+    "mvar_d24": (350, 768, 8e-5, 0.01, None),
+    "mvar_d30": (350, 1024, 8e-5, 0.01, 0.08),
 }
 
 
@@ -101,3 +127,89 @@ def test_the_backbones_on_the_digits_share_a_recipe_and_a_size() -> None:
         assert recipe == plain[0]
     for name in DIGITS:
         assert 0.75e6 < size(name) < 1.25e6
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_the_parts_of_a_next_scale_generator_fit(name: str) -> None:
+    recipe = load(Recipe, FILES[name])
+    backbone, net = recipe.model.backbone, network(recipe)
+    lengths = [p * p for p in backbone.scales]
+    recipe.objective.scales(len(lengths))
+    recipe.model.sampler.decoding.check(len(lengths))
+    recipe.optim.build(net)
+    del net.blocks[1:]  # they are all alike
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net = net.to_empty(device="cpu")
+        inputs = torch.empty(2, sum(lengths[1:]), backbone.code_width)
+        logits = net(inputs, Cond(label=torch.empty(2, dtype=torch.int64)))
+    assert logits.shape == (2, sum(lengths), backbone.codes)
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_a_next_scale_generator_is_for_its_tokenizer(name: str) -> None:
+    model = load(Recipe, FILES[name]).model
+    if name.startswith("imagenet/"):
+        quantizer = MultiScaleConfig()  # the released one
+        if "512" in model.tokenizer.path:
+            quantizer = replace(quantizer, scales=model.backbone.scales)
+    else:
+        task = name.split("/")[0]
+        assert model.tokenizer.path == f"runs/{task}_vq"
+        quantizer = load(Recipe, FILES[f"{task}/vq.yaml"]).model.tokenizer.quantizer
+    for ours, theirs in (("scales", "scales"), ("codes", "codes"), ("code_width", "width")):
+        assert getattr(model.backbone, ours) == getattr(quantizer, theirs)
+
+
+@pytest.mark.parametrize("name", VAR)
+def test_var_is_trained_as_published(name: str) -> None:
+    recipe, images = load(Recipe, FILES[f"imagenet/{name}.yaml"]), 1_281_167
+    epochs, batch, lr, last, last_decay = VAR[name]
+    assert recipe.batch == batch
+    assert recipe.steps == round(epochs * images / batch)
+    optim = recipe.optim
+    assert optim.lr == pytest.approx(lr * batch / 256)
+    assert optim.warmup == round(recipe.steps / 50)
+    assert (optim.schedule, optim.hold, optim.last, optim.clip) == ("linear", 0.05, last, 2.0)
+    assert (optim.weight_decay, optim.last_weight_decay) == (0.05, last_decay)
+    backbone = recipe.model.backbone
+    assert backbone.drop_path == pytest.approx(0.1 * backbone.depth / 24)
+
+
+FINE_TUNED = {  # its recipe: of which weights, taught by whom
+    "digits/code/drafter.yaml": ("digits/var.yaml", None),
+    "digits/code/refiner.yaml": ("digits/var_small.yaml", "digits/var.yaml"),
+    "imagenet/code_drafter.yaml": ("imagenet/var_d30.yaml", None),
+    "imagenet/code_refiner.yaml": ("imagenet/var_d16.yaml", "imagenet/var_d30.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_collaborators_start_from_what_their_recipes_leave(name: str) -> None:
+    recipe, (origin, teacher) = load(Recipe, FILES[name]), FINE_TUNED[name]
+
+    def run(name: str) -> str:  # as train_scripts/train.py names it
+        return f"runs/{Path(name).parent.name}_{Path(name).stem}"
+
+    assert recipe.init == run(origin)
+    assert recipe.model == load(Recipe, FILES[origin]).model
+    if teacher:
+        assert recipe.objective.teacher == run(teacher)
+        assert recipe.model.tokenizer == load(Recipe, FILES[teacher]).model.tokenizer
+        assert recipe.objective.scales.fade == recipe.steps
+        drafter = load(Recipe, FILES[name.replace("refiner", "drafter")])
+        assert drafter.objective.scales.count == recipe.objective.scales.skip
+
+
+def test_the_next_scale_models_of_the_digits_share_a_recipe() -> None:
+    names = ("digits/var.yaml", "digits/mvar.yaml", "digits/var_small.yaml")
+    plain = [read_yaml(FILES[name]) for name in names]
+    for recipe in plain:
+        del recipe["model"]["backbone"]
+        assert recipe == plain[0]
+    var, mvar, small = map(size, names)
+    assert abs(mvar / var - 1) < 0.03
+    assert 0.9e6 < var < 1.1e6
+    assert 0.2 < small / var < 0.3
+    assert load(Encoding, FILES["digits/var_encode.yaml"]).tokenizer == (
+        load(Recipe, FILES[names[0]]).model.tokenizer
+    )

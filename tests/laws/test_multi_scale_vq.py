@@ -84,6 +84,16 @@ def test_revived_codes_come_from_coarse_scales_too() -> None:
     assert [int(mine.sum()) for mine in found] == [10, 10, 10]
 
 
+def test_a_large_batch_does_not_find_its_new_codes_dead() -> None:
+    torch.manual_seed(0)
+    quantizer = MultiScaleConfig(codes=8, width=4, scales=(1, 2, 8)).build()
+    f = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(4))  # 138 a code
+    quantizer.learn(f, HashKeys.of(0, [0]))
+    found = quantizer.embedding.weight.clone()
+    quantizer.learn(f, HashKeys.of(0, [1]))
+    assert torch.equal(quantizer.embedding.weight, found)
+
+
 @pytest.mark.parametrize(
     ("scales", "expected"),
     [

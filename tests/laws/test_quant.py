@@ -1,4 +1,4 @@
-"""Integer weight formats, packed storage, plans: closed forms, invariants and every bad input."""
+"""Packed storage, quantized layers, plans and reports: invariants and every bad input."""
 
 import copy
 import json
@@ -12,17 +12,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from genvis.config import ConfigError, build, dump
-from genvis.quant import FORMATS
+from genvis.quant.floating import Float
+from genvis.quant.format import Format
 from genvis.quant.integer import Integer
+from genvis.quant.minifloat import E2M1, E3M2, E4M3
 from genvis.quant.modules import PackedConv2d, PackedLinear
+from genvis.quant.mx import MX
+from genvis.quant.nvfp4 import NVFP4
 from genvis.quant.packing import pack, packed_bytes, unpack
 from genvis.quant.plan import Plan, Rule
-from genvis.quant.report import sqnr, state_bytes, summary
+from genvis.quant.report import state_bytes, summary
 from genvis.random import HashKeys
 
-RULES: tuple[Any, ...] = ("sym_full", "sym_narrow", "sym_half")
-EVERY = [Integer(bits=b, group=g, rule=r) for b in range(2, 9) for g in (None, 8) for r in RULES]
 INT8, INT4 = Integer(bits=8), Integer(bits=4, group=8)
+FORMATS: list[Format] = [
+    INT4,
+    Integer(bits=3),
+    INT8,
+    Integer(bits=5, rule="asym", group="tensor"),
+    Integer(bits=4, scale="power_of_two"),
+    Float(element=E4M3),
+    Float(element=E3M2, group=8),
+    MX(element=E2M1, group=8),
+    NVFP4(group=8),
+]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -47,7 +60,7 @@ class Net(nn.Module):
         return self.head(self.norm(h))
 
 
-def plan(*rules: tuple[str, Integer | None]) -> Plan:
+def plan(*rules: tuple[str, Format | None]) -> Plan:
     return Plan(rules=tuple(Rule(match=match, weight=weight) for match, weight in rules))
 
 
@@ -84,134 +97,6 @@ def test_packing_refuses_what_does_not_fit() -> None:
         unpack(torch.zeros(4, dtype=torch.uint8), 4, 5)
 
 
-# the integer format
-
-
-@pytest.mark.parametrize("format", EVERY, ids=str)
-@pytest.mark.parametrize("shape", [(6, 16), (3, 8, 3, 3)])
-def test_packed_is_fake_bit_for_bit(format: Integer, shape: tuple[int, ...]) -> None:
-    weight = normal(*shape)
-    parts = format.pack(weight)
-    assert torch.equal(format.unpack(parts, shape), format.fake(weight))
-    assert sum(part.nbytes for part in parts.values()) == format.storage_bytes(shape)
-    n, scales = math.prod(shape), math.prod(shape) // (format.group or math.prod(shape[1:]))
-    assert format.storage_bytes(shape) == math.ceil(n * format.bits / 8) + 4 * scales
-
-
-@pytest.mark.parametrize("format", EVERY, ids=str)
-def test_error_is_at_most_half_a_step_and_scale_is_per_group(format: Integer) -> None:
-    weight = normal(6, 16) * torch.logspace(-3, 3, 6)[:, None]
-    codes, scale = format.quantize(weight)
-    size = format.group or 16
-    steps = scale.repeat_interleave(size, 1)
-    assert ((format.fake(weight) - weight).abs() <= steps * 0.5 * (1 + 1e-4)).all()
-    top = 2 ** (format.bits - 1) - 1
-    span = top + 0.5 if format.rule == "sym_half" else top
-    assert torch.equal(scale, weight.abs().unflatten(1, (-1, size)).amax(-1) / span)
-    low = -top if format.rule == "sym_narrow" else -top - 1
-    assert codes.dtype == torch.int8
-    assert low <= codes.min() <= codes.max() <= top
-
-
-def test_rules_by_hand() -> None:
-    weight = torch.tensor([[-3.0, 0.5, 1.5, 2.0]])  # 3 bits: codes -4..3
-    full, scale = Integer(bits=3).quantize(weight)
-    assert scale.tolist() == [[1.0]]
-    assert full.tolist() == [[-3, 0, 2, 2]]  # half goes to even
-    assert torch.equal(Integer(bits=3, rule="sym_narrow").quantize(weight)[0], full)
-    weight = torch.tensor([[-3.5, 3.5, 0.0, 1.0]])
-    half, scale = Integer(bits=3, rule="sym_half").quantize(weight)
-    assert scale.tolist() == [[1.0]]
-    assert half.tolist() == [[-4, 3, 0, 1]]  # the extremes are ties: one clips, one does not
-
-
-def test_groups_of_a_convolution_run_along_its_flattened_inputs() -> None:
-    weight = normal(4, 8, 3, 3)
-    flat = Integer(bits=4, group=12).fake(weight.flatten(1))
-    assert torch.equal(Integer(bits=4, group=12).fake(weight).flatten(1), flat)
-
-
-@pytest.mark.parametrize("rule", ["sym_full", "sym_narrow"])
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_quantizing_twice_changes_nothing(bits: int, rule: Any) -> None:
-    # s' = (qmax s) / qmax may round to the neighbour of s, so codes are exact and values to one ulp
-    format = Integer(bits=bits, rule=rule)
-    once = format.fake(normal(6, 16))
-    assert torch.equal(format.quantize(once)[0], format.quantize(normal(6, 16))[0])
-    torch.testing.assert_close(format.fake(once), once, rtol=3e-7, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("format", "decibels"),
-    [
-        (Integer(bits=8), 42.1),
-        (Integer(bits=6), 29.8),
-        (Integer(bits=4), 16.9),
-        (Integer(bits=4, group=128), 18.6),
-        (Integer(bits=4, group=32), 20.2),
-        (Integer(bits=3, group=128), 11.2),
-    ],
-    ids=str,
-)
-def test_sqnr_of_a_gaussian_matrix(format: Integer, decibels: float) -> None:
-    weight = normal(256, 1024)
-    assert sqnr(weight, format.fake(weight)) == pytest.approx(decibels, abs=1)
-
-
-@pytest.mark.parametrize("format", EVERY, ids=str)
-def test_zero_channels_stay_zero_and_leave_the_others_alone(format: Integer) -> None:
-    weight = normal(6, 16)
-    weight[2] = 0
-    weight[4] = 1e-42  # denormal: its scale would underflow
-    codes, scale = format.quantize(weight)
-    quantized = format.fake(weight)
-    assert (scale >= torch.finfo(torch.float32).tiny).all()
-    assert (codes[2] == 0).all()
-    assert (quantized[2] == 0).all()
-    assert quantized.isfinite().all()
-    others = torch.tensor([0, 1, 3, 5])
-    assert torch.equal(quantized[others], format.fake(weight[others]))
-
-
-def test_fake_keeps_the_dtype() -> None:
-    weight = normal(6, 16).bfloat16()
-    assert torch.equal(INT4.fake(weight), INT4.fake(weight.float()).bfloat16())
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ({"bits": 9}, "bits must be in 2..8, got 9"),
-        ({"bits": 1}, "bits must be in 2..8, got 1"),
-        ({"bits": 4, "group": 0}, "group must be at least 1, got 0"),
-        ({"bits": 4, "rule": "asym"}, "rule: should be 'sym_full', 'sym_narrow' or 'sym_half'"),
-        ({"bits": "4"}, "bits: should be a valid integer"),
-        ({}, "bits: missing"),
-    ],
-)
-def test_format_refuses(data: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        FORMATS.build({"name": "int", **data})
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_quantize_refuses_weights_it_cannot_represent() -> None:
-    for bad in (math.nan, math.inf):
-        weight = normal(6, 16)
-        weight[1, 2] = bad
-        with pytest.raises(ValueError, match="weight must be finite"):
-            INT8.quantize(weight)
-    with pytest.raises(ValueError, match="divide the inputs of a channel, got 5 for 16"):
-        Integer(bits=4, group=5).pack(normal(6, 16))
-    with pytest.raises(ValueError, match="divide the inputs"):
-        Integer(bits=4, group=5).storage_bytes((6, 16))
-    with pytest.raises(ValueError, match=r"weight must be \(outputs, inputs"):
-        INT8.pack(normal(6))
-    with pytest.raises(ValueError, match="none of them 0"):
-        INT8.pack(torch.zeros(6, 0))
-
-
 # layers
 
 CONVOLUTIONS: list[dict[str, Any]] = [
@@ -223,7 +108,7 @@ CONVOLUTIONS: list[dict[str, Any]] = [
 ]
 
 
-def twin(layer: Any, format: Integer) -> Any:
+def twin(layer: Any, format: Format) -> Any:
     """The reference: an ordinary layer whose weight is the fake-quantized one."""
     layer = copy.deepcopy(layer)
     with torch.no_grad():
@@ -243,8 +128,8 @@ def cases() -> list[tuple[Any, Any, Tensor]]:
 
 
 @pytest.mark.parametrize("case", range(len(CONVOLUTIONS) + 2))
-@pytest.mark.parametrize("format", [INT4, Integer(bits=3), INT8], ids=str)
-def test_layer_equals_fake_quantization(case: int, format: Integer) -> None:
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_layer_equals_fake_quantization(case: int, format: Format) -> None:
     make, layer, x = cases()[case]
     packed, reference = make(layer, format), twin(layer, format)
     assert torch.equal(packed(x), reference(x))
@@ -288,14 +173,13 @@ def test_state_dict_has_codes_scale_and_bias() -> None:
 
 def test_first_match_wins_and_the_rest_stays() -> None:
     net = Net()
-    wanted = {"stem": INT8, "blocks.0": INT4, "blocks.1": INT4, "head": None}
+    head, stem, blocks = MIXED.rules
+    wanted = {"stem": stem, "blocks.0": blocks, "blocks.1": blocks, "head": head}
     assert MIXED.assignments(net) == wanted
-    assert plan(("blocks.0", INT8), ("blocks.*", INT4)).assignments(net) == {
-        "stem": None,
-        "blocks.0": INT8,
-        "blocks.1": INT4,
-        "head": None,
-    }
+    two = plan(("blocks.0", INT8), ("blocks.*", INT4))
+    first, rest = two.rules
+    wanted = {"stem": None, "blocks.0": first, "blocks.1": rest, "head": None}
+    assert two.assignments(net) == wanted
     with pytest.raises(ValueError, match=r"'block' matches no"):  # the whole name, not a part of it
         plan(("block", INT4)).assignments(net)
 
@@ -360,7 +244,7 @@ def test_plan_refuses(broken: Plan, message: str) -> None:
 
 
 def test_plan_refuses_a_net_quantized_already_and_bad_weights() -> None:
-    with pytest.raises(ValueError, match="net is quantized already: 'stem' is packed"):
+    with pytest.raises(ValueError, match="net is quantized already: 'stem' is"):
         MIXED.apply(MIXED.apply(Net()))
     net = Net()
     with torch.no_grad():
@@ -378,9 +262,9 @@ def test_plan_refuses_a_net_quantized_already_and_bad_weights() -> None:
         ([{"match": "a", "weight": {"name": "int", "bits": 9}}], "bits must be in 2..8, got 9"),
         (
             [{"match": "a", "weight": {"name": "itn"}}],
-            "'itn' is not one of int; did you mean 'int'",
+            "'itn' is not one of int, float, mx, nvfp4, log_sqrt2; did you mean 'int'",
         ),
-        ([{"match": "a", "weight": None, "act": None}], "Rule has no field 'act'"),
+        ([{"match": "a", "weight": None, "smooth": 0.5}], "Rule has no field 'smooth'"),
     ],
 )
 def test_plan_config_refuses(rules: list[Any], message: str) -> None:
@@ -394,9 +278,18 @@ def test_plan_is_plain_data() -> None:
     data = json.loads(json.dumps(dump(MIXED)))
     assert data["rules"][1] == {
         "match": "stem",
-        "weight": {"name": "int", "bits": 8, "group": None, "rule": "sym_full"},
-    }
+        "weight": {
+            "name": "int", "bits": 8, "group": None, "rule": "sym_full", "scale": "float32",
+        },
+        "act": None,
+        "rotate": False,
+    }  # fmt: skip
     assert build(Plan, data) == MIXED
+
+
+def test_a_plan_written_before_there_were_activations_is_the_same_plan() -> None:
+    old = {"name": "int", "bits": 4, "group": 8, "rule": "sym_full"}
+    assert build(Plan, {"rules": [{"match": ".*", "weight": old}]}) == plan((".*", INT4))
 
 
 # storage and report
@@ -444,7 +337,7 @@ def test_summary_says_what_changed() -> None:
     assert report.share_changed == sum(moved) / report.weights
     assert (first.bytes_before, first.bytes_after) == (256, 32 + 32)
     w, w_hat = net.blocks[0].weight.detach(), INT4.fake(net.blocks[0].weight)
-    expected = 10 * math.log10(w.square().sum() / (w - w_hat).square().sum())
+    expected = 10 * math.log10(float(w.square().sum()) / float((w - w_hat).square().sum()))
     assert first.sqnr == pytest.approx(expected, abs=1e-3)
 
 

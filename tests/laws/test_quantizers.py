@@ -138,6 +138,16 @@ def test_a_dead_code_becomes_a_feature(kind: type[VQConfig]) -> None:
     assert statistics(quantizer(f).indices, 8)["usage"] == 1
 
 
+@pytest.mark.parametrize("kind", [VQConfig, EMAVQConfig])
+def test_a_large_batch_does_not_find_its_new_codes_dead(kind: type[VQConfig]) -> None:
+    config = kind(codes=4, width=4, normalize=False)
+    quantizer, f = made(config), torch.eye(4).repeat(100, 1)[None]  # 100 features a code
+    for step in range(5):
+        quantizer.learn(f, HashKeys.of(0, [step]))
+    used = histogram(quantizer(f).indices, 4) > 0
+    assert (quantizer.uses[used] > quantizer.least(f[0])).all()
+
+
 def test_moving_counts_keep_their_total() -> None:
     config = EMAVQConfig(codes=8, width=4, revive=0.0)
     quantizer, f = made(config), vectors(config)

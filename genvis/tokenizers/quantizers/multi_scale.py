@@ -107,9 +107,13 @@ class MultiScale(nn.Module):
         return nearest(z, self.embedding.weight)
 
     def grow(self, tokens: Tensor, k: int, side: int) -> Tensor:
-        """What the tokens (B, n_k) of scale k add to the map: (B, C, side, side)."""
+        """What scale k adds to the map, (B, C, side, side): its tokens (B, n_k), or mixtures of all
+        codes in shares (B, n_k, V).
+        """
         p, r = self.config.scales[k], self.config.strength
-        u = rearrange(self.embedding(tokens), "b (h w) c -> b c h w", h=p)
+        mixed = tokens.is_floating_point()
+        u = tokens @ self.embedding.weight if mixed else self.embedding(tokens)
+        u = rearrange(u, "b (h w) c -> b c h w", h=p)
         u = u if p == side else F.interpolate(u, size=(side, side), mode="bicubic")
         return (1 - r) * u + r * self.phi[self.phi_of[k]](u) if self.phi else u
 
@@ -126,8 +130,13 @@ class MultiScale(nn.Module):
         found = [*self.residuals(f)]
         counts = torch.stack([histogram(tokens, len(every)) for _, tokens in found])
         self.uses.lerp_(counts.to(self.uses), 1 - self.config.decay)
-        least = self.config.revive * counts.sum() / len(every)
-        self.place(self.uses.sum(0) < least, [z for z, _ in found], keys.fold("revive"))
+        parts = [z for z, _ in found]
+        self.place(self.uses.sum(0) < self.least(parts), parts, keys.fold("revive"))
+
+    def least(self, residuals: list[Tensor]) -> float:
+        """The moving count of uses, over all scales, below which a code is dead."""
+        vectors = sum(z.shape[0] * z.shape[1] for z in residuals)
+        return self.config.revive * vectors / self.config.codes
 
     def residuals(self, f: Tensor, exact: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """What is left of f (B, C, H, H) at every scale (B, n_k, C), and its tokens (B, n_k).
@@ -146,12 +155,14 @@ class MultiScale(nn.Module):
                 rest = rest - self.grow(tokens, k, rest.shape[-1])
 
     def place(self, codes: Tensor, residuals: list[Tensor], keys: Keys) -> None:
-        """Codes (V,) bool become residuals: of each scale in turn, in random order."""
+        """Codes (V,) bool become residuals, of every scale in equal shares and in random order, as
+        if each had been used once, or twice as often as a dead one.
+        """
         n = -(-len(codes) // len(residuals))
         drawn = [chosen(z.flatten(0, 1), n, keys.fold(k)) for k, z in enumerate(residuals)]
         mixed = torch.cat(drawn)[keys.uniform((n * len(drawn),), codes.device)[0].argsort()]
         self.embedding.weight[codes] = mixed[: len(codes)][codes]
-        self.uses[:, codes] = 1 / len(residuals)
+        self.uses[:, codes] = max(1.0, 2 * self.least(residuals)) / len(residuals)
 
 
 def phi_of_scale(scales: int, count: int) -> tuple[int, ...]:

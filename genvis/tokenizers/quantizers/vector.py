@@ -107,8 +107,11 @@ class VQ(nn.Module):
             self.place(torch.ones_like(self.uses, dtype=torch.bool), f, keys.fold("start"))
             self.started.fill_(True)
         self.count(f)
-        least = self.config.revive * len(f) / self.config.codes
-        self.place(self.uses < least, f, keys.fold("revive"))
+        self.place(self.uses < self.least(f), f, keys.fold("revive"))
+
+    def least(self, f: Tensor) -> float:
+        """The moving count of uses below which a code is dead, for steps of features (N, d)."""
+        return self.config.revive * len(f) / self.config.codes
 
     def count(self, f: Tensor) -> None:
         """Learn from features (N, d) in the space of the codes."""
@@ -116,9 +119,11 @@ class VQ(nn.Module):
         self.uses.lerp_(found, 1 - self.config.decay)
 
     def place(self, codes: Tensor, f: Tensor, keys: Keys) -> None:
-        """Codes (K,) bool become random features, as if each had been used once."""
+        """Codes (K,) bool become random features, as if each had been used once, or twice as often
+        as a dead one: a large batch must not find it dead again at once.
+        """
         self.embedding.weight[codes] = chosen(f, len(codes), keys)[codes]
-        self.uses[codes] = 1.0
+        self.uses[codes] = max(1.0, 2 * self.least(f))
 
 
 @config
@@ -155,7 +160,7 @@ class EMAVQ(VQ):
 
     def place(self, codes: Tensor, f: Tensor, keys: Keys) -> None:
         super().place(codes, f, keys)
-        self.sums[codes] = self.embedding.weight[codes]
+        self.sums[codes] = self.embedding.weight[codes] * self.uses[codes, None]
 
 
 def nearest(f: Tensor, codes: Tensor) -> Tensor:

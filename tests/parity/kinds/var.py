@@ -1,15 +1,20 @@
-"""The released multi-scale tokenizer of VAR."""
+"""The released VAR: its tokenizer, its transformer, and how it is sampled."""
 
 from typing import Any
 
 import torch
 from golden_case import Case
+from pyramids import LOGITS, compare_steps, generator, masked, off, released
 from torch import Tensor
 
+from genvis.backbones.scales import block_causal, levels
+from genvis.backbones.var import VAR
 from genvis.checkpoint import load_state
 from genvis.integrations.official import from_official
+from genvis.samplers.decoding import soften, truncate
 from genvis.tokenizers.multi_scale_vq import MultiScaleVQ, quantizer_config, quantizer_state
 from genvis.tokenizers.quantizers.multi_scale import MultiScale
+from genvis.types import Cond
 
 CLOSE = (1e-4, 1e-4)
 FEATURES = (1e-4, 0.0)
@@ -22,8 +27,16 @@ def check(case: Case) -> None:
         quantizer(case)
     elif name.endswith(".VQVAE"):
         tokenizer(case)
+    elif "attn_bias_for_masking" in name:
+        masks(case)
+    elif "VAR.forward" in name:
+        transformer(case)
+    elif "autoregressive_infer_cfg" in name:
+        inference(case)
+    elif "sample_with_top_k_top_p" in name:
+        decoding(case)
     else:
-        case.later("next-scale backbones are not built yet")
+        case.unclaimed(f"class {name}")
 
 
 def load_quantizer(case: Case) -> MultiScale:
@@ -95,3 +108,51 @@ def tokenizer(case: Case) -> None:
     tokens = tuple(given[f"ridx_{k}"] for k in range(last + 1))
     case.compare("rimg", net.previews(tokens)[last], tolerance=FEATURES)
     case.compare("rvar_input", net.pyramid(tokens).inputs, tolerance=FEATURES)
+
+
+def masks(case: Case) -> None:
+    """The released bias: 0 where a token sees another, -inf elsewhere."""
+    for i, scales in enumerate(case.spec["config"]["patch_nums"]):
+        level = levels(scales)
+        bias = torch.zeros(len(level), len(level)).masked_fill(~block_causal(level), -torch.inf)
+        case.compare(f"lvl_{i}", level[None], tolerance=EXACT)
+        case.compare(f"mask_{i}", bias[None, None], tolerance=EXACT)
+
+
+@torch.no_grad()
+def transformer(case: Case) -> None:
+    """Teacher forced: every recorded intermediate, the logits, and those of fewer scales."""
+    net = from_official("var", case.tensors("state/"), case.spec["config"])
+    assert isinstance(net, VAR)
+    given, seen = case.tensors("in/"), dict[str, Tensor]()
+    for i, block in enumerate(net.blocks):
+        block.register_forward_hook(lambda *call, i=i: seen.update({f"after_block{i}": call[2][0]}))
+    net.blocks[0].register_forward_pre_hook(lambda _, given: seen.update(x_embedded=given[0]))
+    net.head_nm.register_forward_hook(lambda *call: seen.update(head_nm_out=call[2]))
+    x, cond = given["x_BLCv_wo_first_l"], Cond(label=given["label_B"])
+    seen["logits_BLV"] = net(x, cond)
+    seen["after_last_block"] = seen[f"after_block{len(net.blocks) - 1}"]
+    for name in case.expected.keys() & seen.keys():
+        case.compare(name, seen[name], tolerance=CLOSE)
+    for name in case.expected.keys() - seen.keys():
+        last = int(name.removeprefix("logits_prog"))
+        prefix = x[:, : net.ends[last + 1] - net.ends[1]]
+        case.compare(name, net(prefix, cond), tolerance=CLOSE)
+
+
+@torch.no_grad()
+def inference(case: Case) -> None:
+    sampler = released(case.spec["call"]).build(generator(case, "var"))
+    last = compare_steps(case, sampler, case.tensors("in/")["label_B"])[-1]
+    case.compare("f_hat", last.f_hat, tolerance=LOGITS)
+
+
+def decoding(case: Case) -> None:
+    """Truncation, and the soft codes of `more_smooth`."""
+    given, config = case.tensors("in/"), case.spec["config"]
+    for i, (top_k, top_p) in enumerate(config["settings_top_k_top_p"]):
+        left = truncate(given["logits"], top_k, off(top_p))
+        case.compare(f"kept_{i}", masked(left))
+        case.compare(f"probs_{i}", left.softmax(-1))
+    for i, share in enumerate(config["gumbel_ratios"]):
+        case.compare(f"gumbel_{i}", soften(given["logits"], given["exp_noise"], share))

@@ -1,0 +1,106 @@
+"""What every kind of generator is: a network with all that sampling it needs, in one folder.
+
+A generator's folder is `config.json` (everything but weights) beside `model.safetensors` (the
+network's weights, packed where it was quantized).
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import nn
+
+from genvis.checkpoint import load_state, read_folder, save_folder
+from genvis.models import MODELS, model_folder, read_model
+from genvis.samplers import SAMPLERS
+from genvis.types import Sampler
+
+KINDS = ("generator", "scale_generator")  # in MODELS
+
+
+class Change(Protocol):
+    """Something done to a network before it is sampled, such as quantization."""
+
+    def apply(self, net: nn.Module) -> nn.Module: ...
+
+
+class SamplerChoice(Protocol):
+    """How to sample, without the weights: what a folder suggests and a command line overrides."""
+
+    kind: ClassVar[str]  # of generator, that it is for
+
+    def build(self, generator: Any) -> Sampler: ...
+
+
+@dataclass(frozen=True)
+class BaseGenerator:
+    kind: ClassVar[str]
+    config: Any
+    net: nn.Module
+    tokenizer: Any
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, trust_code: bool = False) -> Self:
+        """From a model folder, a finished run's folder or a hub id; on the CPU, in eval mode."""
+        made: Self = _load(source, (cls.kind,), trust_code)
+        return made
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        save_folder(folder, MODELS.dump(self.config), self.net.state_dict())
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.backbone.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """On another device; this one's network stays where it is."""
+        if self.device == torch.device(device):
+            return self
+        net, tokenizer = copy.deepcopy((self.net, self.tokenizer))
+        return replace(self, net=net.to(device), tokenizer=tokenizer.to(device))
+
+    def changed(self, *changes: Change) -> Self:
+        """The same generator with more changes applied to its network."""
+        config = replace(self.config, changes=(*self.config.changes, *changes))
+        return replace(self, config=config, net=apply(changes, self.net).eval())
+
+    def choice(self, config: SamplerChoice | None = None) -> SamplerChoice:
+        """The config, or the generator's own. ValueError if it is for another kind of generator."""
+        chosen: SamplerChoice = config or self.config.sampler
+        if chosen.kind != self.kind:
+            name = SAMPLERS.name_of(chosen)
+            raise ValueError(f"sampler {name} is for a {chosen.kind}, this is a {self.kind}")
+        return chosen
+
+    def sampler(self, config: SamplerChoice | None = None) -> Sampler:
+        """A sampler of these weights; without a config, as the generator's own config suggests."""
+        return self.choice(config).build(self)
+
+
+def apply(changes: Iterable[Change], net: nn.Module) -> nn.Module:
+    for change in changes:
+        net = change.apply(net)
+    return net
+
+
+def load_generator(source: str | Path, *, trust_code: bool = False) -> BaseGenerator:
+    """The generator in a folder, of whichever kind it is: see `BaseGenerator.from_pretrained`."""
+    made: BaseGenerator = _load(source, KINDS, trust_code)
+    return made
+
+
+def _load(source: str | Path, kinds: Iterable[str], trust_code: bool) -> Any:
+    source = model_folder(source)
+    saved = read_folder(source)
+    wanted = tuple(MODELS.resolve(kind) for kind in kinds)
+    generator = read_model(saved, source, wanted, trust_code=trust_code).build()
+    load_state(generator.net, saved.tensors, str(source))
+    generator.net.eval().requires_grad_(False)
+    return generator

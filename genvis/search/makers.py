@@ -1,0 +1,117 @@
+"""What makes a search's candidates: a model folder, or a folder of a diffusers pipeline.
+
+A plain path names its own kind; what needs more words (a negative prompt) is a YAML file with
+`name:` and fields. Letters: P things that images may show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from genvis.config import Table, config, read_yaml
+from genvis.devices import processes
+from genvis.models import fingerprint
+from genvis.samplers.base import BaseGenerator, load_generator
+from genvis.samplers.generate import labelled, price
+from genvis.search.study import Study
+from genvis.types import Cond, Sampler, take
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The sampler of the candidates, the one that makes the answer again (None: nobody does),
+    conditions (P rows) that images take in turn, and what tells the weights from others.
+    """
+
+    sampler: Sampler
+    final: Sampler | None
+    things: Cond
+    identity: str
+
+    def cond(self, rows: range) -> Cond:
+        """Of the images with these numbers."""
+        return in_turn(self.things, rows)
+
+    @property
+    def plain(self) -> Sampler:
+        """What makes an image without search."""
+        return self.final or self.sampler
+
+    @property
+    def unit(self) -> tuple[str, int]:
+        """What compute is measured in, and how much of it one image takes without search: tokens
+        of a next-scale model, network evaluations of any other.
+        """
+        one = price(self.plain)
+        return ("tokens", one.tokens) if one.tokens else ("evaluations", one.evaluations)
+
+
+class Source(Protocol):
+    def open(self, study: Study) -> Maker:
+        """With the samplers and the classes or prompts of the study."""
+        ...
+
+
+SOURCES = Table(
+    "source of candidates",
+    {
+        "model": "genvis.search.makers:Model",
+        "pipeline": "genvis.integrations.diffusers_maker:PipelineSource",
+    },
+)
+
+
+@config
+class Model:
+    """A run folder, a model folder or a hub id."""
+
+    path: str
+    trust_code: bool = False
+
+    def open(self, study: Study) -> Maker:
+        generator = load_generator(self.path, trust_code=self.trust_code)
+        return generated(generator, fingerprint(self.path), study)
+
+
+def source_of(given: str | Path, *, trust_code: bool = False) -> Source:
+    """The source behind a path: a .yaml that says which, a pipeline's folder, or a model."""
+    path = Path(given)
+    if path.suffix == ".yaml":
+        return SOURCES.build(read_yaml(path))
+    if (path / "model_index.json").is_file():
+        return SOURCES.build({"name": "pipeline", "path": str(given)})
+    return Model(path=str(given), trust_code=trust_code)
+
+
+def generated(generator: BaseGenerator, identity: str, study: Study) -> Maker:
+    """From a generator at hand."""
+    if study.prompts is not None and generator.num_classes:
+        raise ValueError(
+            f"prompts were given, but this model takes {generator.num_classes} classes"
+        )
+    here = generator.to(processes().device)
+    things = (
+        of_classes(generator.num_classes, study.classes)
+        if study.prompts is None
+        else Cond(prompts=study.prompts)
+    )
+    final = None if study.final is None else here.sampler(study.final)
+    return Maker(here.sampler(study.sampler), final, things, identity)
+
+
+def of_classes(num_classes: int, classes: Sequence[int] | None) -> Cond:
+    """The given classes, or all there are. ValueError for some that are not there."""
+    if classes is None:
+        return labelled(num_classes, range(num_classes or 1))
+    if not all(0 <= label < num_classes for label in classes):
+        known = f"0..{num_classes - 1}" if num_classes else "none: this model has no classes"
+        raise ValueError(f"classes must be in {known}, got {list(classes)}")
+    return Cond(label=torch.tensor(list(classes)))
+
+
+def in_turn(things: Cond, rows: range) -> Cond:
+    """Conditions (P rows) for images, which have number i mod P."""
+    return take(things, torch.tensor([i % len(things) for i in rows]))
