@@ -67,9 +67,10 @@ def save_grid(path: str | Path, images: Tensor, columns: int) -> None:
 
 def save_npz(path: str | Path, images: Tensor, labels: Tensor | None) -> None:
     """The ADM sample format: `arr_0` uint8 (N, H, W, 3) and, if there are any, `arr_1` int64
-    labels.
+    labels, from images (N, 3, H, W) in [-1, 1] or in uint8.
     """
-    arrays: dict[str, Any] = {"arr_0": to_uint8(images).permute(0, 2, 3, 1).numpy()}
+    stored = images if images.dtype == torch.uint8 else to_uint8(images)
+    arrays: dict[str, Any] = {"arr_0": stored.permute(0, 2, 3, 1).numpy()}
     if labels is not None:
         arrays["arr_1"] = labels.numpy()
     buffer = io.BytesIO()

@@ -38,7 +38,9 @@ def main() -> None:
     data = read_yaml(args.study)
     prompts = args.prompt or []
     if args.prompts:
-        prompts += Path(args.prompts).read_text().splitlines()
+        if not Path(args.prompts).is_file():
+            raise ValueError(f"{args.prompts}: no such file")
+        prompts += filter(str.strip, Path(args.prompts).read_text().splitlines())
     if prompts:
         data |= {"prompts": prompts, "count": len(prompts)}
     study = build(Study, override(data, args.overrides))

@@ -31,7 +31,7 @@ MAX_SHARPNESS = math.log(100)  # of the learned factor on cosine scores
 @dataclass(frozen=True)
 class Memory:
     """What the first `scales` scales leave to the next: of every layer, values that are batch first
-    and in the type that the network computes in.
+    and in the type that the network computes in. Nothing reads what all of them leave: it is empty.
     """
 
     scales: int
@@ -164,6 +164,7 @@ class ScaleTransformer(nn.Module):
         c, *more = self.class_emb(cond, len(x))  # (B, D)
         x, pattern = self._embed(x, c, scales), self.pattern(scales)
         modulation, left = self.shared_ada_lin(c), []
+        keep = keep and scales.stop < len(self.sizes)
         for i, block in enumerate(self.blocks):
             before = memory.layers[i] if memory else None
             x, after = block(x, modulation, pattern, before, *more)
@@ -222,8 +223,8 @@ class HeadNorm(nn.Module):
 class Projections(nn.Module):
     """Queries, keys and values of every head, and the way back; keys have no bias.
 
-    The queries are scaled so that `kernels.attention`, which divides scores by sqrt(D / H), scores
-    by s cos(q, k) with a learned s of every head, or by q.k / (4 sqrt(D / H)) without the norm.
+    They are scaled so that `kernels.attention`, which divides scores by sqrt(D / H), scores by
+    s cos(q, k) with a learned s of every head, or by q.k / (4 sqrt(D / H)) without the norm.
     """
 
     def __init__(self, width: int, heads: int, l2_norm: bool) -> None:
@@ -242,7 +243,7 @@ class Projections(nn.Module):
         q, v = q + self.q_bias.to(q.dtype), v + self.v_bias.to(v.dtype)
         q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (q, k, v))
         if not self.l2_norm:
-            return 0.25 * q, k, v
+            return q, 0.25 * k, v  # a view as key would keep all three alive in a memory
         sharpness = self.scale_mul_1H11.clamp(max=MAX_SHARPNESS).exp() * math.sqrt(q.shape[-1])
         q, k = F.normalize(q, dim=-1) * sharpness, F.normalize(k, dim=-1)
         return q.to(v.dtype), k.to(v.dtype), v

@@ -76,6 +76,11 @@ class Latents:
 
     def check(self, model: Encoded) -> None:
         """ValueError unless the model's tokenizer made these latents."""
+        if not hasattr(model, "tokenizer"):
+            raise ValueError(
+                f"{self.folder}: encoded data are for generators, a {type(model).__name__} "
+                "learns from images"
+            )
         ours, theirs = self.manifest["origin"]["tokenizer"], identity(model.tokenizer)
         if ours != theirs:
             raise ValueError(

@@ -7,23 +7,24 @@ FOLDER/originals.npz`. Letters: N images, K codes.
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from genvis.config import config
+from genvis.config import config, dump
+from genvis.console import progress
 from genvis.data import DATASETS
-from genvis.evaluation.extraction import images_as_stored
 from genvis.evaluation.records import Record, append, stamped
 from genvis.evaluation.similarity import likeness
 from genvis.evaluation.svm import PixelSVM
-from genvis.images import save_grid, save_npz, to_uint8
+from genvis.images import from_uint8, save_grid, save_npz, to_uint8
 from genvis.tokenizers.quantizers.quantized import entropy, histogram, usage
-from genvis.types import DatasetConfig
+from genvis.types import Dataset, DatasetConfig, join
 
 GIGA = 1e9
 
@@ -39,57 +40,88 @@ class Reconstructing:
     svm: bool = False  # whether a judge of real images still recognises them
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.shown, self.count or 1) < 1:
+        if min(self.batch, self.shown, 1 if self.count is None else self.count) < 1:
             raise ValueError("count, batch and shown must be at least 1")
 
-    def report(self, net: nn.Module, folder: str | Path, subject: str) -> list[Record]:
-        """Pairs, a picture and records in `folder`; `net` is a trained tokenizer in eval mode."""
+    def report(self, tokenizer: Any, folder: str | Path, subject: str) -> list[Record]:
+        """Pairs, a picture and records in `folder`, of a `Tokenizer` or `ScaleTokenizer` in eval
+        mode. ValueError if a judge is wanted of data without labels.
+        """
         folder, held_out = Path(folder), self.data.build("val")
-        rows = range(min(self.count or len(held_out), len(held_out)))
-        batch = held_out[rows]
-        device = next(net.parameters()).device
-        images = batch.x.to(device)
-        made, seconds = self._reconstruct(net, images)
-        labels = batch.cond.label
-        labels = torch.zeros(len(rows), dtype=torch.int64) if labels is None else labels
-        save_npz(folder / "originals.npz", images.cpu(), labels)
-        save_npz(folder / "reconstructions.npz", made.cpu(), labels)
-        shown = min(self.shown, len(rows))
-        save_grid(folder / "pairs.png", torch.cat([images[:shown], made[:shown]]).cpu(), shown)
-        values = {**quality(images, made), **cost(net, images[:1])}
-        values["images per second"] = len(rows) / seconds
-        if hasattr(net, "token_maps"):
-            values |= codes(self._tokens(net, images), net.num_codes)  # type: ignore[arg-type]
+        if self.svm and held_out[[0]].cond.label is None:
+            raise ValueError("svm needs labels, and these data have none")
+        folder.mkdir(parents=True, exist_ok=True)
+        count = len(held_out) if self.count is None else min(self.count, len(held_out))
+        pairs = self._pairs(tokenizer, held_out, count)
+        save_npz(folder / "originals.npz", pairs.originals, pairs.labels)
+        save_npz(folder / "reconstructions.npz", pairs.made, pairs.labels)
+        shown = min(self.shown, count)
+        both = from_uint8(torch.cat([pairs.originals[:shown], pairs.made[:shown]]))
+        save_grid(folder / "pairs.png", both, shown)
+        values = {
+            **quality(pairs.originals, pairs.made),
+            **cost(tokenizer, held_out[[0]].x.to(_device(tokenizer))),
+            "images per second": count / pairs.seconds,
+        }
+        if pairs.maps:
+            values |= codes(pairs.maps, tokenizer.num_codes)
         if self.svm:
-            values["SVM accuracy"] = self._judge(made.cpu(), labels)
+            values["SVM accuracy"] = self._judge(pairs)
         records = [
-            stamped(metric=name, value=value, subject=subject, n=len(rows))
+            stamped(metric=name, value=value, subject=subject, n=count, config=dump(self))
             for name, value in values.items()
         ]
         append(folder / "records.jsonl", *records)
         return records
 
     @torch.no_grad()
-    def _reconstruct(self, net: nn.Module, images: Tensor) -> tuple[Tensor, float]:
-        net(images[: self.batch])  # warm
-        start = time.monotonic()
-        made = torch.cat([net(part).images.float() for part in images.split(self.batch)])
-        return images_as_stored(made.clamp(-1, 1)), time.monotonic() - start
+    def _pairs(self, tokenizer: Any, data: Dataset, count: int) -> "Pairs":
+        device, seconds, parts = _device(tokenizer), 0.0, []
+        chunks = [range(i, min(i + self.batch, count)) for i in range(0, count, self.batch)]
+        reconstruct(tokenizer, data[chunks[0]].x.to(device))  # warm
+        for chunk in progress(chunks, "reconstruct"):
+            batch = data[chunk]
+            start, images = time.monotonic(), batch.x.to(device)
+            made = reconstruct(tokenizer, images).cpu()  # waits for an accelerator
+            seconds += time.monotonic() - start
+            maps = tokenizer.token_maps(images) if hasattr(tokenizer, "token_maps") else {}
+            parts.append(Pairs(to_uint8(batch.x), to_uint8(made), batch.cond.label, maps, seconds))
+        return replace(join(parts), seconds=seconds)
 
-    def _tokens(self, net: Any, images: Tensor) -> dict[str, Tensor]:
-        parts = [net.token_maps(part) for part in images.split(self.batch)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _judge(self, made: Tensor, labels: Tensor) -> float:
+    def _judge(self, pairs: "Pairs") -> float:
         train = self.data.build("train")
         real = train[range(len(train))]
         assert real.cond.label is not None
-        return PixelSVM.fit(real.x, real.cond.label).accuracy(made, labels)
+        assert pairs.labels is not None
+        judge = PixelSVM.fit(real.x, real.cond.label)
+        return judge.accuracy(from_uint8(pairs.made), pairs.labels)
 
 
-def quality(images: Tensor, made: Tensor) -> dict[str, float]:
-    """PSNR, SSIM from 11 pixels on, PSNR's 5th percentile; images (N, 3, H, W) in [-1, 1]."""
-    found = likeness(to_uint8(made).cpu(), to_uint8(images).cpu())
+@dataclass(frozen=True)
+class Pairs:
+    """originals and made (N, 3, H, W) uint8; labels (N,), if the data have any; maps: the tokens
+    (N, ...) of every map of a discrete tokenizer; seconds from originals to made.
+    """
+
+    originals: Tensor
+    made: Tensor
+    labels: Tensor | None
+    maps: dict[str, Tensor]
+    seconds: float
+
+
+def reconstruct(tokenizer: Any, images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] through the bottleneck, without sampling, and back."""
+    if hasattr(tokenizer, "accumulate"):  # of token pyramids
+        made: Tensor = tokenizer(images).images
+    else:
+        made = tokenizer.decode(tokenizer.encode(images).mode())
+    return made.float().clamp(-1, 1)
+
+
+def quality(originals: Tensor, made: Tensor) -> dict[str, float]:
+    """PSNR, SSIM from 11 pixels on, PSNR's 5th percentile; both (N, 3, H, W) uint8."""
+    found = likeness(made, originals)
     means = {name.upper(): each.mean for name, each in found.items()}
     return {**means, "PSNR, fifth percentile": found["psnr"].fifth}
 
@@ -112,12 +144,18 @@ def codes(maps: Mapping[str, Tensor], num_codes: int) -> dict[str, float]:
     return values
 
 
-def cost(net: nn.Module, image: Tensor) -> dict[str, float]:
-    """Parameters in millions, and billions of operations (two a multiply-add) for one image."""
+def cost(tokenizer: Any, image: Tensor) -> dict[str, float]:
+    """Parameters in millions, and billions of operations (two a multiply-add) for one image, there
+    and back.
+    """
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # fused kernels are not counted
-        net(image)
+        reconstruct(tokenizer, image)
     return {
-        "parameters (M)": sum(p.numel() for p in net.parameters()) / 1e6,
+        "parameters (M)": sum(p.numel() for p in tokenizer.parameters()) / 1e6,
         "GFLOPs per image": counter.get_total_flops() / GIGA,
     }
+
+
+def _device(tokenizer: Any) -> torch.device:
+    return next(tokenizer.parameters(), torch.zeros(())).device

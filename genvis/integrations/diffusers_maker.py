@@ -13,16 +13,16 @@ from genvis.integrations.diffusers_search import Whole, pipeline_sampler
 from genvis.search.makers import Maker
 from genvis.search.study import Study
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @config
 class PipelineSource:
-    """negative: the prompt to steer away from; None is the pipeline's own."""
+    """negative: the prompt to steer away from, None the pipeline's own; dtype: None is float32."""
 
     path: str
     negative: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["bfloat16", "float16"] | None = None
 
     def open(self, study: Study) -> Maker:
         about = study.prompts or study.classes

@@ -29,7 +29,16 @@ from genvis.random import HashKeys, Keys
 from genvis.types import Cond, Cost, Sampler, take, to
 
 OUTPUTS = "diffusers.models.modeling_outputs"
-OWN = ("latents", "generator", "output_type", "return_dict", "prompt", "class_labels", "batch_size")
+NAMED = {  # fields of `Whole`
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "height": "height",
+    "width": "width",
+}
+SEARCHED = (  # what a search gives, row by row
+    *("latents", "generator", "output_type", "return_dict", "batch_size", "num_images_per_prompt"),
+    *("prompt", "negative_prompt", "class_labels"),
+)
 
 
 @config
@@ -48,8 +57,10 @@ class Whole:
     call: dict[str, int | float | str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if taken := [name for name in OWN if name in self.call]:
-            raise ValueError(f"call must not give {', '.join(taken)}: searching does")
+        if taken := [name for name in (*SEARCHED, *NAMED.values()) if name in self.call]:
+            raise ValueError(
+                f"call must not give {', '.join(taken)}, which the search or other fields do"
+            )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
@@ -57,13 +68,8 @@ class Whole:
         """A sampler for conditions like `cond`, with whose first row the pipeline is asked what it
         does. ValueError if its images are no function of noise, conditions and keys.
         """
-        named = {
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            "height": self.height,
-            "width": self.width,
-        }
-        call = {name: value for name, value in named.items() if value is not None} | self.call
+        given = {theirs: getattr(self, ours) for ours, theirs in NAMED.items()}
+        call = {name: value for name, value in given.items() if value is not None} | self.call
         kind, known = type(pipeline).__name__, inspect.signature(pipeline.__call__).parameters
         if "latents" not in known or not hasattr(pipeline, "prepare_latents"):
             raise ValueError(

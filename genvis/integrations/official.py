@@ -17,8 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genvis.checkpoint import load_tensors
+from genvis.backbones import BACKBONES, SCALE_BACKBONES
+from genvis.checkpoint import load_tensors, save_pretrained
 from genvis.config import Table
+from genvis.samplers.scale_generator import (
+    ScaleGenerator,
+    ScaleGeneratorConfig,
+    check_agreement,
+)
+from genvis.tokenizers import TOKENIZERS
+from genvis.tokenizers.model import PretrainedConfig, TokenizerModel, TokenizerModelConfig
 
 OFFICIAL = Table(
     "published layout",
@@ -40,6 +48,8 @@ OFFICIAL = Table(
 
 # of VAR's training checkpoints; they hold no averages
 IN_TRAINER = {"var": "var_wo_ddp", "mvar": "var_wo_ddp", "var_vqvae": "vae_local"}
+
+NEXT_SCALE = ("var", "mvar")  # generators only together with a tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +103,31 @@ def _part(checkpoint: Mapping[str, Any], use: str) -> tuple[dict[str, Tensor], t
         found = f"{foreign[0]!r} is no tensor" if foreign else "it is empty"
         raise ValueError(f"{use!r} of the checkpoint is not a state dict: {found}")
     return state, tuple(str(key) for key in checkpoint if key != use)
+
+
+def check_tokenizer(name: str, tokenizer: str | None) -> None:
+    """ValueError unless a tokenizer's folder is given to the layouts that need one, alone."""
+    if (name in NEXT_SCALE) != (tokenizer is not None):
+        rule = "needs" if name in NEXT_SCALE else "takes no"
+        raise ValueError(f"{name} {rule} tokenizer: the folder of a converted var_vqvae")
+
+
+def save_official(net: nn.Module, folder: str | Path, tokenizer: str | None = None) -> None:
+    """The model folder of a net with published weights: of a tokenizer, which {name: pretrained,
+    path: FOLDER} takes; of a next-scale generator on the tokenizer in that folder; else of a
+    backbone alone. ValueError where the tokenizer is for other pyramids than the net.
+    """
+    config: Any = net.config
+    if TOKENIZERS.name_of(config) in TOKENIZERS:
+        TokenizerModel(TokenizerModelConfig(tokenizer=config), net).save_pretrained(folder)
+    elif SCALE_BACKBONES.name_of(config) in SCALE_BACKBONES:
+        chosen = PretrainedConfig(path=str(tokenizer))
+        found = chosen.build()
+        check_agreement(config, found)
+        made = ScaleGeneratorConfig(backbone=config, tokenizer=chosen)
+        ScaleGenerator(made, net, found).save_pretrained(folder)
+    else:
+        save_pretrained(net, folder, BACKBONES)
 
 
 def load_official_file(path: str | Path) -> dict[str, Any]:

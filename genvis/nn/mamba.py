@@ -223,4 +223,5 @@ def _convolve(conv: nn.Conv1d, x: Tensor, state: ScanState | None) -> tuple[Tens
     k = conv.kernel_size[0]
     tail = x.new_zeros(len(x), x.shape[2], k - 1) if state is None else state.tail
     x = torch.cat([tail, rearrange(x, "b l c -> b c l")], dim=2)
-    return rearrange(F.silu(conv(x)), "b c l -> b l c"), x[..., x.shape[2] - k + 1 :]
+    # a copy, since a view would keep all of x alive
+    return rearrange(F.silu(conv(x)), "b c l -> b l c"), x[..., x.shape[2] - k + 1 :].clone()

@@ -38,7 +38,7 @@ class DistilScales(NextScale):
         plain = super().build(model)
         found = type(model).from_pretrained(self.teacher)
         ours, theirs = model.config, found.config
-        for part in ("scales", "codes"):
+        for part in ("scales", "codes", "num_classes"):
             a, b = (getattr(one.backbone, part) for one in (ours, theirs))
             if a != b:
                 raise ValueError(f"teacher {self.teacher} has {part} {b}, this model has {a}")

@@ -43,11 +43,21 @@ class Reconstruct:
             raise ValueError("l2, l1, likeness and penalty must be at least 0")
 
     def build(self, model: Any) -> "ReconstructionLoss":
-        """Bound to a `TokenizerModel`; freezes its encoder if only the decoder is trained."""
-        net, device = model.net, next(model.net.parameters()).device
+        """Bound to a `TokenizerModel`; freezes its encoder if only the decoder is trained.
+
+        ValueError for a model whose network is no `TrainableTokenizer`, or is frozen.
+        """
+        net = model.net
+        decoder = [*getattr(net, "decoder_parameters", tuple)()]
+        if not any(parameter.requires_grad for parameter in decoder):
+            raise ValueError(
+                f"reconstruction trains a tokenizer, and {type(net).__name__} has nothing to "
+                "train; to train a trained one further, give its own config and init: FOLDER"
+            )
+        device = decoder[0].device
         if self.decoder_only:
             net.requires_grad_(False)
-            for parameter in net.decoder_parameters():
+            for parameter in decoder:
                 parameter.requires_grad_(True)
         distance = None if self.perceptual is None else self.perceptual.build().to(device)
         players = {}

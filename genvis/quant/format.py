@@ -124,15 +124,16 @@ class _Straight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, x_hat: Tensor, inside: Tensor) -> Tensor:
-        ctx.save_for_backward(x, step, x_hat, inside)
+        learned = ctx.needs_input_grad[1]
+        ctx.save_for_backward(inside, *((x, step, x_hat) if learned else ()))
         return torch.where(x.isnan(), x, x_hat)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        x, step, x_hat, inside = ctx.saved_tensors
+        inside, *learned = ctx.saved_tensors
         (grad,) = grads
-        to_step = None
-        if ctx.needs_input_grad[1]:
-            moved = grad * (x_hat - x * inside) / step
-            to_step = moved.sum_to_size(step.shape)
+        if not learned:
+            return grad * inside, None, None, None
+        x, step, x_hat = learned
+        to_step = (grad * (x_hat - x * inside) / step).sum_to_size(step.shape)
         return grad * inside, to_step, None, None

@@ -134,7 +134,7 @@ def _built(act: Activation, layer: nn.Linear | nn.Conv2d) -> nn.Module:
         count((1, inputs), act.format.group)
     except ValueError as error:
         raise ValueError(f"act: {error}") from error
-    return act.build()
+    return act.build().to(layer.weight.device)
 
 
 # exact types: a subclass may use its weight in another way

@@ -13,6 +13,7 @@ Source: Open Compute Project 2023, "Microscaling Formats (MX) v1.0", 6.3 (floor)
 those of torchao's MX formats.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -51,7 +52,7 @@ class MX(Floating):
 
 
 def _emax(element: Minifloat) -> int:
-    return int(floor_log2(torch.tensor(element.max)))
+    return math.frexp(element.max)[1] - 1
 
 
 def _floor(amax: Tensor, element: Minifloat) -> Tensor:

@@ -92,8 +92,8 @@ class Plan:
 
 def _layers(net: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """The quantizable layers by name; one used at several places has its first name."""
-    for name in quantized_layers(net):
-        raise ValueError(f"net is quantized already: {name!r} is")
+    if (done := next(iter(quantized_layers(net)), None)) is not None:
+        raise ValueError(f"net is quantized already: {done!r} is")
     # exact types, which the table says again to the type checker
     return {
         name: module

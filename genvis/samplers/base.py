@@ -28,7 +28,10 @@ class Change(Protocol):
 
 
 class SamplerChoice(Protocol):
-    """How to sample, without the weights: what a folder suggests and a command line overrides."""
+    """How to sample, without the weights: what a folder suggests and a command line overrides.
+
+    One that uses more weights than the generator's has `others`, the models they are of.
+    """
 
     kind: ClassVar[str]  # of generator, that it is for
 

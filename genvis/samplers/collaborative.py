@@ -44,6 +44,10 @@ class CollaborativeConfig:
         if self.draft_steps < 0:
             raise ValueError(f"draft_steps must be at least 0, got {self.draft_steps}")
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        return (self.refiner,)
+
     def build(self, generator: ScaleGenerator) -> "Collaborative":
         refiner = ScaleGenerator.from_pretrained(self.refiner).to(generator.device)
         check_pair(generator, refiner, self.refiner)

@@ -3,7 +3,7 @@
 Sources: Tian et al. 2024, "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale
 Prediction", released code (top-k before top-p; smooth); Chen et al. 2025, "Collaborative Decoding
 Makes Visual Auto-Regressive Modeling Efficient", released code (temperature after truncation).
-Letters: n tokens of a scale, V codes, k the scale, K scales, u uniforms in [0, 1).
+Letters: n tokens of a scale, V codes, k the scale, K scales, u uniforms in [0, 1], float64.
 """
 
 from typing import TypeVar
@@ -78,6 +78,13 @@ def truncate(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return logits
 
 
+def place(normal: Tensor) -> Tensor:
+    """Where standard normals are in their distribution: u. In float32 every one above 5.4 would
+    have the same.
+    """
+    return torch.special.ndtr(normal.double())
+
+
 def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     """The inverse of the distribution function: codes (...,) from probabilities (..., V), u (...,).
 
@@ -85,10 +92,11 @@ def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     changes few tokens, and a small change of the logits leaves the tokens of a u where they are. A
     code of probability 0 is never drawn, however sums round.
     """
-    before = probabilities.cumsum(-1) - probabilities
-    reached = (before <= u[..., None]) & (probabilities > 0)
-    codes = torch.arange(probabilities.shape[-1], device=u.device)
-    return torch.where(reached, codes, -1).amax(-1)
+    upto = probabilities.cumsum(-1, dtype=torch.float64)  # in float32 rare codes share one place
+    u = (u * upto[..., -1])[..., None]  # float32 probabilities do not quite add up to 1
+    reached = (upto - probabilities <= u) & (probabilities > 0)
+    codes = torch.arange(probabilities.shape[-1], dtype=torch.int32, device=u.device)
+    return torch.where(reached, codes, -1).amax(-1).long()
 
 
 def soften(logits: Tensor, exponential: Tensor, share: float) -> Tensor:

@@ -18,6 +18,7 @@ from genvis.config import config, dump, first_difference
 from genvis.console import progress
 from genvis.devices import processes
 from genvis.images import load_images, load_npz, save_grid, save_npz
+from genvis.models import fingerprint
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
 from genvis.samplers.base import BaseGenerator, SamplerChoice
@@ -68,10 +69,12 @@ def sample_folder(
     rows, classes = range(sampling.count), generator.num_classes
     final, sampler = Path(folder) / "samples.npz", None
     sampling.cond(rows, classes)  # what is wrong is said before any file is made
+    named = {name: fingerprint(name) for name in getattr(sampling.sampler, "others", ())}
+    others = {"others": named} if named else {}  # a sample is of their weights too
     if not final.exists():
         sampler = generator.to(state.device).sampler(sampling.sampler)
     with state.main_process_first():
-        folder = open_run(folder, {"source": source, **dump(sampling)})
+        folder = open_run(folder, {"source": source, **others, **dump(sampling)})
     with in_use(folder) if state.is_main_process else nullcontext():
         if sampler is not None:
             _sample(sampler, classes, sampling, folder, state)

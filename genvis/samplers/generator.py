@@ -65,6 +65,10 @@ class SamplerConfig:
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        return () if self.guidance.weak is None else (self.guidance.weak,)
+
     def build(self, generator: "Generator") -> DiffusionSampler:
         denoise = generator.denoiser(self.guidance)
         if self.along is not None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from genvis.config import config
 from genvis.random import Keys
 from genvis.samplers.base import BaseGenerator
-from genvis.samplers.decoding import Decoding, soften
+from genvis.samplers.decoding import Decoding, place, soften
 from genvis.samplers.guided_scales import GuidedScales, ScaleGuidance
 from genvis.types import Cond, Cost, ScaleBackbone, ScaleTokenizer
 
@@ -147,11 +147,11 @@ class NextScaleSampler:
         assert state.kept is not None
         k, here = state.k, slice(self.ends[state.k], self.ends[state.k + 1])
         logits = self.decoding.truncate(state.kept, k)
-        tokens = self.decoding.draw(logits, torch.special.ndtr(state.noise[:, here]), k)
+        tokens = self.decoding.draw(logits, place(state.noise[:, here]), k)
         codes = tokens
         if self.decoding.smooth:
             u = state.keys.fold("smooth", k).uniform(logits.shape[1:], logits.device)
-            codes = soften(logits, -torch.log1p(-u).float(), k / max(1, self.num_steps - 1))
+            codes = soften(logits, -u.log().float(), k / max(1, self.num_steps - 1))
         if state.cond.known is None:
             return tokens, codes
         values, keep = (given[:, here] for given in state.cond.known)

@@ -55,7 +55,7 @@ def after(
         order = torch.arange(prompts * (count + n)).split([prompts * count, prompts * n])
         order = torch.cat([part.view(prompts, -1) for part in order], 1)
         pool = take(join([best.pool, rivals]), order.flatten())
-    scores = meter.rank(pool.table)
+    scores = meter.rank(pool.table).view(prompts, -1)
     top, everyone = scores.argmax(1), torch.arange(prompts)
     trace = (*trace, Round(spent, parents, scores[:, -n:], scores[everyone, top]))
     if meter.set_wise:

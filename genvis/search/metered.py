@@ -97,12 +97,12 @@ class Metered:
         return Candidates(noise, keys, *join(found))
 
     def rank(self, table: Tensor) -> Tensor:
-        """Scores (B, n) of what was judged by (B n, V)."""
+        """Scores (rows,) of what was judged by (rows, 1), or among its prompt's by (rows, V)."""
         if not self.set_wise:
-            return table[:, 0].unflatten(0, (self.prompts, -1))
+            return table[:, 0]
         by_prompt = table.T.unflatten(1, (self.prompts, -1))
         scores: Tensor = self.verifier.combine(by_prompt)  # type: ignore[attr-defined]
-        return scores
+        return scores.flatten()
 
     def begin(self, noise: Tensor, cond: Cond, keys: Keys) -> Population:
         """At the noise end: noise (B n, *noise_shape), for B conditions."""
@@ -156,7 +156,7 @@ class Metered:
             images = self.sampler.preview(take(them.state, rows))
             seen.append((images.cpu(), self._judge(images, take(them.cond, rows)).cpu()))
         images, table = join(seen)
-        return them, images, self.rank(table).flatten()
+        return them, images, self.rank(table)
 
     def _ready(self, them: Population) -> Population:
         """Where a preview can be made of them."""

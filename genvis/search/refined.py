@@ -48,12 +48,12 @@ class Refined:
         assert found.keys is not None
         made = meter.sample(found.noise, cond, found.keys)
         scores = meter.rank(made.table)
-        last = Round(ledger.spent, found.chosen[:, None], scores, scores[:, 0])
+        last = Round(ledger.spent, found.chosen[:, None], scores[:, None], scores)
         number = sum(past.parents.shape[1] for past in found.trace)
         yield replace(
             found,
             images=made.images,
-            scores=scores[:, 0],
+            scores=scores,
             policy=f"{found.policy}, sampled again",
             chosen=found.chosen * 0 + number,
             trace=(*found.trace, last),

@@ -70,6 +70,11 @@ class PretrainedConfig:
     def build(self) -> Any:
         """The tokenizer, frozen. ValueError if its weights are others than those of the config."""
         found = fingerprint(self.path)
+        if found == self.path != self.sha256:
+            raise ValueError(
+                f"{self.path}: no model folder, but this config needs the tokenizer that was in "
+                f"it, with weights {str(self.sha256)[:12]}"
+            )
         if found != self.sha256:
             raise ValueError(
                 f"the tokenizer in {self.path} has changed: its weights are {found[:12]}, this "

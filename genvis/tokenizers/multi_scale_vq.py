@@ -6,13 +6,14 @@ p_k^2 tokens, L the sum of n_k.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genvis.checkpoint import load_state
-from genvis.config import check_arguments, config
+from genvis.config import build, check_arguments, config, renamed
 from genvis.random import Keys
 from genvis.tokenizers.conv import ConvConfig, Decoder, Encoder
 from genvis.tokenizers.quantizers.multi_scale import MultiScale, MultiScaleConfig, scale_statistics
@@ -137,38 +138,38 @@ class MultiScaleVQ(nn.Module):
         return images
 
 
-ARGUMENTS = (
-    "vocab_size",
-    "z_channels",
-    "ch",
-    "ch_mult",
-    "num_res_blocks",
-    "norm_groups",
-    "dropout",
-    "beta",
-    "using_znorm",
-    "quant_conv_ks",
-    "quant_resi",
-    "share_quant_resi",
-    "default_qresi_counts",
-    "v_patch_nums",
-)
+OFFICIAL_NETS = {
+    "ch": "width",
+    "ch_mult": "multipliers",
+    "num_res_blocks": "blocks",
+    "norm_groups": "groups",
+    "dropout": "dropout",
+}
+OFFICIAL_QUANTIZER = {
+    "vocab_size": "codes",
+    "z_channels": "width",
+    "Cvae": "width",
+    "v_patch_nums": "scales",
+    "beta": "beta",
+    "using_znorm": "cosine",
+}
+OFFICIAL_PHI = ("quant_resi", "share_quant_resi", "default_qresi_counts")
+KERNEL = {"quant_conv_ks": "kernel"}
 NO_EFFECT = ("test_mode",)
 LAYOUTS = {"quant_resi.qresi.": "phi.0.", "quant_resi.qresi_ls.": "phi.", "quant_resi.": "phi."}
 
 
 def quantizer_config(official: Mapping[str, Any]) -> MultiScaleConfig:
-    """From the arguments of the released VQVAE or VectorQuantizer2."""
-    strength = abs(official.get("quant_resi", 0.5))
-    return MultiScaleConfig(
-        codes=official["vocab_size"],
-        width=official.get("z_channels", official.get("Cvae", 32)),
-        scales=tuple(official["v_patch_nums"]),
-        beta=official.get("beta", 0.25),
-        cosine=official.get("using_znorm", False),
-        phi=official.get("share_quant_resi", 4) or official.get("default_qresi_counts", 0),
-        strength=strength if strength > 1e-6 else 0.0,
-    )
+    """From the arguments of the released VQVAE or VectorQuantizer2; what is not given is that of
+    the released weights.
+    """
+    strength = official.get("quant_resi", SCALES.strength)
+    if isinstance(strength, int | float):
+        strength = float(abs(strength)) if abs(strength) > 1e-6 else 0.0
+    fields = renamed(official, OFFICIAL_QUANTIZER)
+    shared = official.get("share_quant_resi", SCALES.phi)
+    phi = shared or official.get("default_qresi_counts", 0)
+    return build(MultiScaleConfig, {**fields, "phi": phi, "strength": strength})
 
 
 def quantizer_state(
@@ -192,22 +193,16 @@ def quantizer_state(
 
 
 def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> MultiScaleVQ:
-    """From the arguments and tensors of the released VQVAE.
+    """From the arguments and tensors of the released VQVAE; without arguments, the released weights.
 
     It has 32 groups, multipliers (1, 1, 2, 2, 4) and 2 blocks built in; `norm_groups`, `ch_mult`
     and `num_res_blocks` say otherwise.
     """
-    check_arguments(official, (*ARGUMENTS, *NO_EFFECT), "the released VQVAE")
-    nets = ConvConfig(
-        width=official.get("ch", 160),
-        multipliers=tuple(official.get("ch_mult", (1, 1, 2, 2, 4))),
-        blocks=official.get("num_res_blocks", 2),
-        groups=official.get("norm_groups", 32),
-        dropout=official.get("dropout", 0.0),
-    )
-    made = MultiScaleVQConfig(
-        nets=nets, quantizer=quantizer_config(official), kernel=official.get("quant_conv_ks", 3)
-    )
+    known = (*OFFICIAL_NETS, *OFFICIAL_QUANTIZER, *OFFICIAL_PHI, *KERNEL, *NO_EFFECT)
+    check_arguments(official, known, "the released VQVAE")
+    nets = build(ConvConfig, renamed(official, OFFICIAL_NETS))
+    quantizer = quantizer_config(official)
+    made = replace(MultiScaleVQConfig(nets=nets, quantizer=quantizer), **renamed(official, KERNEL))
     net = made.build()
     inner = {k[9:]: v for k, v in state.items() if k.startswith("quantize.")}
     ours = {k: v for k, v in state.items() if not k.startswith("quantize.")}

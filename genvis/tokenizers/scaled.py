@@ -14,14 +14,15 @@ Models", one for each channel. Letters: B batch, c latent channels.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from genvis.config import config
+from genvis.random import Keys
 from genvis.tokenizers import TOKENIZERS
-from genvis.types import Moments, Tokenizer, TokenizerConfig
+from genvis.types import Moments, Reconstruction, Tokenizer, TokenizerConfig
 
 Numbers = float | tuple[float, ...]
 
@@ -50,9 +51,23 @@ class Scaled(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
 
+    def forward(self, images: Tensor, keys: Keys | None = None) -> Reconstruction:
+        """As the tokenizer's own, whose loss is that of its latents as they were."""
+        tokenizer: Any = self.tokenizer
+        made: Reconstruction = tokenizer(images, keys)
+        return made
+
+    def learn(self, features: Tensor, keys: Keys) -> None:
+        tokenizer: Any = self.tokenizer
+        tokenizer.learn(features, keys)
+
     def encode(self, images: Tensor) -> Moments:
-        """(B, 3, H, W) in [-1, 1] -> moments (B, c, ...) of about unit variance."""
+        """(B, 3, H, W) in [-1, 1] -> moments (B, c, ...) of about unit variance. ValueError for a
+        tokenizer without moments.
+        """
         raw = self.tokenizer.encode(images)
+        if not isinstance(raw, Moments):
+            raise ValueError(f"only Moments can be scaled, not {type(raw).__name__}")
         mean, std = (self._like(value, raw.mean) for value in (self.config.mean, self.config.std))
         return Moments((raw.mean - mean) / std, None if raw.std is None else raw.std / std)
 

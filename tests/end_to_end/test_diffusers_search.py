@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genvis.config import ConfigError
-from genvis.integrations.diffusers_networks import network_name
+from genvis.integrations.diffusers_networks import PixArtNet, Told, network_name
 from genvis.integrations.diffusers_prompts import conditions
 from genvis.integrations.diffusers_search import Whole, pipeline_sampler
 from genvis.integrations.diffusers_stepwise import Stepwise
@@ -19,10 +19,11 @@ from genvis.random import HashKeys
 from genvis.samplers.diffusion import DiffusionSampler
 from genvis.samplers.generate import generate, labelled, price, run
 from genvis.samplers.solvers import DPMSolverPP2M, Euler
+from genvis.samplers.stochastic import DDIM
 from genvis.search.best_of_n import BestOfN
 from genvis.search.ledger import Ledger
 from genvis.search.result import SearchResult
-from genvis.types import Cond, Cost, take
+from genvis.types import Cond, Cost, repeat, take
 from tests.pipelines import (
     KINDS,
     LENGTH,
@@ -172,6 +173,38 @@ def test_a_prompt_is_followed_whatever_is_beside_it(kind: str) -> None:
     assert moved[2] < 1e-4
 
 
+def test_children_of_a_state_come_apart() -> None:
+    own, cond = parts("sd"), encoded("sd", 2)
+    sampler = stepwise("sd", solver=DDIM(eta=1.0), steps=3).build(own)
+    state = sampler.step(started(sampler, cond))
+    keys = HashKeys.of(1, range(2)).split(2)
+    children = sampler.rekey(repeat(state, 2), keys)
+    assert torch.equal(children.x[0], children.x[1])
+    ends = finished(sampler, children).x
+    assert (ends[0::2] - ends[1::2]).flatten(1).norm(dim=1).min() > 0.1
+    again = sampler.rekey(take(state, torch.tensor([1])), take(keys, slice(3, 4)))
+    torch.testing.assert_close(finished(sampler, again).x, ends[3:], rtol=1e-4, atol=1e-4)
+
+
+def test_the_large_pixart_sees_sizes() -> None:
+    name, arguments = NETWORKS["pixart"]
+    wide = {"attention_head_dim": 12, "cross_attention_dim": 24, "use_additional_conditions": True}
+    net = noisy(getattr(diffusers, name)(**{**arguments, **wide}), 0.1)
+    cond, x, t = encoded("pixart", 2), torch.ones(2, 4, 8, 12), torch.tensor([500.0, 500.0])
+    ours = PixArtNet(net, Told((16, 24), 2, 1.0))(x, t, cond)
+    shape = {"resolution": [[16.0, 24.0]] * 2, "aspect_ratio": [[16 / 24]] * 2}
+    theirs = net(
+        x,
+        timestep=t,
+        encoder_hidden_states=cond.text,
+        encoder_attention_mask=cond.text_mask,
+        added_cond_kwargs={name: torch.tensor(value) for name, value in shape.items()},
+    ).sample
+    torch.testing.assert_close(ours, theirs)
+    other = PixArtNet(net, Told((32, 24), 2, 1.0))(x, t, cond)
+    assert not torch.allclose(ours, other, atol=1e-4)
+
+
 def test_what_a_network_cannot_be_told_is_refused() -> None:
     own, cond = parts("sd3"), encoded("sd3", 1)
     sampler = stepwise("sd3").build(own)
@@ -295,8 +328,8 @@ LABELS = Cond(label=torch.tensor([0, 3, 1]))
 KEYS = HashKeys.of(5, range(3)).fold("sample")
 
 
-def by_hand(pipe: Any, noise: Tensor, keys: HashKeys, **call: Any) -> Tensor:
-    """A plain call of the pipeline; random generators only the sampler has, so none here."""
+def by_hand(pipe: Any, noise: Tensor, **call: Any) -> Tensor:
+    """A plain call of the pipeline, whose scheduler draws nothing."""
     images = pipe(latents=noise, output_type="pt", **call).images
     return 2 * images - 1
 
@@ -312,7 +345,7 @@ def test_one_step_of_a_whole_pipeline_is_a_plain_call() -> None:
     images = run(sampler, noise, LABELS, KEYS)
     assert rows.seen == 3 * price(sampler).evaluations == 3
     pipe.set_progress_bar_config(disable=True)
-    plain = by_hand(pipe, noise, KEYS, batch_size=3, class_labels=[0, 3, 1])
+    plain = by_hand(pipe, noise, batch_size=3, class_labels=[0, 3, 1])
     assert torch.equal(images, plain)
     assert images.std() > 0.01
     state = sampler.init(noise, LABELS, KEYS)
@@ -379,8 +412,8 @@ def test_a_call_that_is_no_function_of_its_noise_is_refused() -> None:
     nothing = Cond(drop=torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match="draws numbers that no generator gives it"):
         Whole(steps=1).build(pipe, nothing)  # a class is drawn at random
-    with pytest.raises(ConfigError, match="call must not give latents, prompt: searching does"):
-        Whole(call={"prompt": "a", "latents": 1})
+    with pytest.raises(ConfigError, match="call must not give latents, height, which the search"):
+        Whole(call={"height": 8, "latents": 1})
     with pytest.raises(ConfigError, match="ConsistencyModelPipeline has no argument 'guidance_sc"):
         Whole(guidance_scale=2.0).build(pipe, LABELS)
     with pytest.raises(ConfigError, match="steps must be at least 1, got 0"):
@@ -435,7 +468,7 @@ def test_a_text_pipeline_is_searched_whole(kind: str, transformers: Any) -> None
     assert [text.seen for text in texts] == encoded  # none since
     told = {"prompt": PROMPTS, "negative_prompt": [NOT] * 3, "num_inference_steps": how.steps}
     called = {"guidance_scale": SCALE, **size(kind), **how.call}
-    plain = by_hand(pipe, noise, KEYS, **told, **called)
+    plain = by_hand(pipe, noise, **told, **called)
     torch.testing.assert_close(images, plain, rtol=1e-4, atol=1e-4)
     assert images.std() > 0.01
     with pytest.raises(ValueError, match="prompts must be at least one"):
@@ -458,7 +491,7 @@ def test_a_text_pipeline_is_searched_step_by_step(kind: str, transformers: Any) 
     ours = sampler.preview(finished(sampler, state))
     noise = F.unfold(state.x, 2, stride=2).transpose(1, 2) if kind == "flux" else state.x
     told = {"prompt": PROMPTS, "negative_prompt": [NOT] * 3, "num_inference_steps": STEPS}
-    theirs = by_hand(pipe, noise, KEYS, guidance_scale=SCALE, **told, **size(kind), **call)
+    theirs = by_hand(pipe, noise, guidance_scale=SCALE, **told, **size(kind), **call)
     torch.testing.assert_close(ours, theirs.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from genvis.config import build, read_yaml
 from genvis.images import load_images
@@ -112,9 +113,36 @@ def test_a_pipeline_is_searched_by_its_folder(tmp_path: Path) -> None:
     assert labels is not None
     assert labels.tolist() == [1, 4, 1]
     assert "needs prompts or classes" in run(*command, "--out", tmp_path / "o", code=2)
+    (tmp_path / "named.yaml").write_text(f"name: pipeline\npath: {tmp_path / 'pipeline'}\n")
+    command[1] = tmp_path / "named.yaml"
     wrong = "sampler={solver: {name: euler}}"
     told = run(*command, wrong, "classes=[1]", "--out", tmp_path / "o", code=2)
     assert "a sampler for a generator was given" in told
+
+
+def test_methods_are_compared(model: Path, tmp_path: Path) -> None:
+    """Whole images at every budget, particles at their last; twice the same, from what is there."""
+    methods = {
+        "best of n": [{"name": "best_of_n", "n": 4}],
+        "SMC": [{"name": "smc", "n": 2}, {"name": "smc", "n": 4}],
+    }
+    small = [f"methods={json.dumps(methods)}", "seeds=[0,1]", "study.count=4", "study.group=4"]
+    sampler = "study.sampler={solver: {name: ddim, eta: 1.0}, steps: 2}"
+    config = "configs/digits/search_study.yaml"
+    command = ["sampling/search_study.py", model, config, *small, sampler, "--out", tmp_path / "c"]
+    told = run(*command)
+    first = [line.split("  ")[0] for line in told.splitlines()[1:]]
+    assert first == ["plain sampling", *["best of n"] * 3, "SMC", "SMC"]
+    rows = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert [row["evaluations"] for row in rows] == [2, 2, 4, 8, 4, 8]
+    assert rows[0]["verifier"] == rows[1]["verifier"]  # the first candidate is a plain sample
+    assert all(len(row["judge"]) == 2 for row in rows)
+    assert len(list((tmp_path / "c").glob("*/search.json"))) == 2 * 3
+    with Image.open(tmp_path / "c" / "comparison.png") as picture:
+        picture.load()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").glob("*/*.json")}
+    assert run(*command) == told
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_mistakes_end_in_one_line(model: Path, tmp_path: Path) -> None:
@@ -129,7 +157,7 @@ def test_mistakes_end_in_one_line(model: Path, tmp_path: Path) -> None:
         (["judge.classifier=digits-verifier-v1"], "judge must differ from verifier"),
         (["--prompt", "a cat"], "this model takes 10 classes"),
         (["--prompts", tmp_path / "prompts.txt"], "this model takes 10 classes"),
-        (["--prompts", tmp_path / "none.txt"], "No such file"),
+        (["--prompts", tmp_path / "none.txt"], "none.txt: no such file"),
         (["verifier={name: clip_score, path: nowhere}"], "nowhere"),
     ]
     for change, message in mistakes:

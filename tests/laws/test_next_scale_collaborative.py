@@ -76,7 +76,7 @@ def test_the_refiner_reads_what_was_drafted_and_remembers_it_as_its_own(
             assert state.memory is None  # the drafter's is gone before the refiner's is made
         state = both.look(state)
         seen.append(state.kept)
-        if state.k >= steps:
+        if steps <= state.k < K - 1:
             assert len(state.memory[0].layers) == 1
         state = both.step(state)
     forced = both.refiner.net(torch.cat(state.inputs, 1), state.cond)[:, both.refiner.ends[steps] :]
@@ -144,6 +144,10 @@ def test_a_folder_refines_what_another_drafts(drafter: ScaleGenerator, tmp_path:
     assert SAMPLERS.build(SAMPLERS.dump(sampling.sampler)) == sampling.sampler
     images, _ = sample_folder(ours, sampling, tmp_path / "samples", "x")
     assert images.shape == expected.shape
+    retrained = replace(theirs, net=made(SMALL, seed=2).net)
+    retrained.save_pretrained(tmp_path / "small")
+    with pytest.raises(ValueError, match="others"):  # not the images of this refiner
+        sample_folder(ours, sampling, tmp_path / "samples", "x")
 
     other = replace(TOKENIZERS.build(TOKENIZER), kernel=1)
     strangers = {

@@ -1,7 +1,9 @@
 """Sampling scale by scale: one answer however it is reached, and states that can be forked."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -259,6 +261,25 @@ def test_smooth_decoding_mixes_codes_where_noise_decides(var: ScaleGenerator) ->
     values = torch.arange(3 * L).view(3, L) % CODES
     known = (values, torch.ones(3, L, dtype=torch.bool))
     torch.testing.assert_close(f_hat(known, smooth=True), f_hat(known, smooth=False))
+
+
+def test_smooth_decoding_knows_every_uniform(var: ScaleGenerator) -> None:
+    """0 too, which is in [0, 1)."""
+
+    @dataclass(frozen=True)
+    class Low(HashKeys):
+        def fold(self, *words: int | str) -> "Low":
+            return Low(super().fold(*words).h)
+
+        def uniform(self, shape: Sequence[int] = (), device: Any = None) -> Tensor:
+            u = super().uniform(shape, device)
+            u[..., 0] = 0
+            return u
+
+    keys = Low(HashKeys.of(0, range(3)).h)
+    sampler = NextScaleConfig(decoding=Decoding(smooth=True, top_k=9)).build(var)
+    state = sampler.init(keys.normal((L,)), labelled(10, range(3)), keys)
+    assert finish(sampler, state).f_hat.isfinite().all()
 
 
 def test_bf16_changes_the_network_and_not_the_state(generator: ScaleGenerator) -> None:

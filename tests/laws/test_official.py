@@ -13,11 +13,15 @@ import torch
 from torch import nn
 
 from genvis import console
-from genvis.backbones import BACKBONES
+from genvis.backbones import BACKBONES, SCALE_BACKBONES
 from genvis.checkpoint import from_pretrained, save_tensors
 from genvis.config import ConfigError
 from genvis.integrations import from_official, load_official_file
 from genvis.integrations.official import select_weights
+from genvis.random import HashKeys
+from genvis.samplers.base import load_generator
+from genvis.samplers.generate import generate, labelled
+from genvis.tokenizers import TOKENIZERS
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL_DIT: dict[str, Any] = {
@@ -162,3 +166,85 @@ def test_convert_writes_a_model_folder(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert line.endswith("holds mine.txt")
+
+
+VQVAE = {
+    "vocab_size": 16,
+    "z_channels": 4,
+    "ch": 8,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "norm_groups": 4,
+    "v_patch_nums": [1, 2, 4],
+}
+NET = {"width": 32, "depth": 1, "heads": 2, "codes": 16, "code_width": 4, "num_classes": 10}
+OFFICIAL_VAR = {
+    "num_classes": 10,
+    "depth": 1,
+    "embed_dim": 32,
+    "num_heads": 2,
+    "patch_nums": [1, 2, 4],
+    "vocab_size": 16,
+    "Cvae": 4,
+}
+
+
+def released_vqvae() -> dict[str, torch.Tensor]:
+    """The released names of a small multi-scale tokenizer's tensors."""
+    torch.manual_seed(0)
+    fields = {"width": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4}
+    quantizer = {"codes": 16, "width": 4, "scales": [1, 2, 4]}
+    given = {"name": "multi_scale_vq", "nets": fields, "quantizer": quantizer}
+    state = TOKENIZERS.build(given).build().state_dict()
+    ours = {k: v for k, v in state.items() if k not in ("quantize.uses", "quantize.started")}
+    return {k.replace("quantize.phi.", "quantize.quant_resi.qresi_ls."): v for k, v in ours.items()}
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A converted tokenizer."""
+    save_tensors(tmp_path / "vae.safetensors", released_vqvae())
+    (tmp_path / "vae.json").write_text(json.dumps(VQVAE))
+    folder = tmp_path / "tokenizer"
+    given = ("var_vqvae", tmp_path / "vae.safetensors", folder, "--config", tmp_path / "vae.json")
+    assert convert(*given) == 0
+    return folder
+
+
+def test_a_converted_tokenizer_is_one_for_every_model(tokenizer: Path) -> None:
+    net = TOKENIZERS.build({"name": "pretrained", "path": str(tokenizer)}).build()
+    expected = from_official("var_vqvae", released_vqvae(), VQVAE)
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    for a, b in zip(net.encode(images).tokens, expected.encode(images).tokens, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_converted_network_on_a_converted_tokenizer_can_be_sampled(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = SCALE_BACKBONES.build({"name": "var", "scales": [1, 2, 4], **NET}).build()
+    save_tensors(tmp_path / "var.safetensors", net.state_dict())
+    (tmp_path / "var.json").write_text(json.dumps(OFFICIAL_VAR))
+    given = ("var", tmp_path / "var.safetensors", tmp_path / "out")
+    given = (*given, "--config", tmp_path / "var.json")
+    assert convert(*given) == 2
+    assert "var needs tokenizer: the folder of a converted var_vqvae" in capsys.readouterr().err
+    assert convert(*given, "--tokenizer", tokenizer) == 0
+    made = load_generator(tmp_path / "out")
+    assert all(torch.equal(v, made.net.state_dict()[k]) for k, v in net.state_dict().items())
+    keys = HashKeys.of(0, range(2))
+    assert generate(made.sampler(), labelled(10, range(2)), keys).shape == (2, 3, 8, 8)
+
+    other = SCALE_BACKBONES.build({"name": "var", "scales": [1, 2, 3], **NET}).build()
+    save_tensors(tmp_path / "var.safetensors", other.state_dict())
+    (tmp_path / "var.json").write_text(json.dumps({**OFFICIAL_VAR, "patch_nums": [1, 2, 3]}))
+    assert convert(*given, "--tokenizer", tokenizer) == 2
+    assert "scales: the backbone is for (1, 2, 3), the tokenizer for (1, 2, 4)" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["v_patch_nums", "ch_mult", "quant_resi", "vocab_size"])
+def test_arguments_of_a_wrong_type_are_named(name: str) -> None:
+    with pytest.raises(ConfigError):
+        from_official("var_vqvae", released_vqvae(), {**VQVAE, name: "x"})

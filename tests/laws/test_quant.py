@@ -336,8 +336,9 @@ def test_summary_says_what_changed() -> None:
     assert [stem.changed, first.changed] == moved
     assert report.share_changed == sum(moved) / report.weights
     assert (first.bytes_before, first.bytes_after) == (256, 32 + 32)
-    w, w_hat = net.blocks[0].weight.detach(), INT4.fake(net.blocks[0].weight)
-    expected = 10 * math.log10(float(w.square().sum()) / float((w - w_hat).square().sum()))
+    w = net.blocks[0].weight.detach()
+    w_hat = INT4.fake(w)
+    expected = 10 * math.log10(w.square().sum() / (w - w_hat).square().sum())
     assert first.sqnr == pytest.approx(expected, abs=1e-3)
 
 

@@ -9,7 +9,12 @@ from genvis.random import HashKeys
 from genvis.tokenizers import QUANTIZERS
 from genvis.tokenizers.quantizers.bernoulli import BernoulliConfig
 from genvis.tokenizers.quantizers.binary import BSQConfig, LFQConfig
-from genvis.tokenizers.quantizers.quantized import QuantizerConfig, rotated, statistics
+from genvis.tokenizers.quantizers.quantized import (
+    QuantizerConfig,
+    histogram,
+    rotated,
+    statistics,
+)
 from genvis.tokenizers.quantizers.scalar import FSQConfig
 from genvis.tokenizers.quantizers.vector import EMAVQConfig, VQConfig
 from genvis.training.ema import EMA

@@ -1,18 +1,21 @@
 """What tokenizers are trained by and judged by."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from genvis.config import build
 from genvis.data.digits import DigitsConfig
+from genvis.data.photo_patches import PhotoPatchesConfig
 from genvis.evaluation.reconstruction import Reconstructing, codes
 from genvis.evaluation.records import read
-from genvis.images import load_npz
+from genvis.images import load_images, load_npz
 from genvis.nn.discriminator import PatchDiscriminatorConfig
 from genvis.objectives.adversary import Hinge, Vanilla, frozen
 from genvis.objectives.perceptual import ClassifierDistance, Gradients, LPIPSDistance, Perceptual
+from genvis.tokenizers import TOKENIZERS
 from genvis.tokenizers.conv import ConvConfig
 from genvis.tokenizers.discrete import DiscreteConfig
 from genvis.tokenizers.quantizers.scalar import FSQConfig
@@ -103,3 +106,38 @@ def test_a_report_leaves_pairs_and_records(tmp_path: Path) -> None:
     assert torch.equal(labels, held_out.cond.label)
     assert (images - held_out.x).abs().max() < 1 / 127
     assert load_npz(tmp_path / "reconstructions.npz")[0].shape == images.shape
+
+
+TOWER = {"width": 24, "depth": 1, "heads": 2}
+VITOK = {"name": "vitok", "size": 16, "patch": 4, "code": 3, "encoder": TOWER, "decoder": TOWER}
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        {"name": "pixels"},
+        {"name": "scaled", "tokenizer": VITOK, "std": 2.0},
+        {"name": "tiled", "tokenizer": VITOK, "factor": 4, "tile": 4, "overlap": 0},
+    ],
+    ids=lambda fields: fields["name"],
+)
+def test_every_kind_of_tokenizer_can_be_measured(
+    tokenizer: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = TOKENIZERS.build(tokenizer).build().eval()
+    data = {"name": "photo_patches", "size": 16, "held_out": 5}
+    wanted = build(Reconstructing, {"data": data, "batch": 4})
+    values = {record.metric: record.value for record in wanted.report(net, tmp_path, "tiny")}
+    assert (values["PSNR"] == 100) == (tokenizer["name"] == "pixels")
+    images, labels = load_images(tmp_path / "reconstructions.npz")
+    assert labels is None
+    expected = net.decode(net.encode(PhotoPatchesConfig(size=16).build("val")[range(5)].x).mode())
+    assert (images - expected).abs().max() < 1 / 127
+
+
+def test_a_judge_needs_labels(tmp_path: Path) -> None:
+    wanted = build(Reconstructing, {"data": {"name": "photo_patches"}, "svm": True})
+    with pytest.raises(ValueError, match="svm needs labels"):
+        wanted.report(TOKENIZERS.build({"name": "pixels"}).build(), tmp_path / "out", "pixels")
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Tokenizers are trained, saved and used like every model; adversarial stages resume exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from genvis.models import fingerprint
 from genvis.objectives.adversary import Adversary
 from genvis.samplers.generator import Generator, GeneratorConfig
 from genvis.tokenizers.model import PretrainedConfig, TokenizerModel
+from genvis.training.encoding import Encoding, encode
 from genvis.training.fit import fit
 from genvis.training.journal import read_journal
 from genvis.training.recipe import Recipe
@@ -167,3 +169,40 @@ def test_a_generator_keeps_the_hash_of_its_tokenizer(tmp_path: Path) -> None:
 def test_a_missing_tokenizer_is_named() -> None:
     with pytest.raises(ValueError, match="no such folder"):
         PretrainedConfig(path="runs/nowhere/at/all").build()
+
+
+def test_a_tokenizer_that_is_gone_is_not_called_changed(first: Path, tmp_path: Path) -> None:
+    kept = PretrainedConfig(path=str(first))
+    gone = replace(kept, path=str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"gone: no model folder, but this config needs"):
+        gone.build()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.tokenizer={name: pixels}"], "Pixels has nothing to train"),
+        (["model.tokenizer={name: pretrained, path: FIRST}"], "MultiScaleVQ has nothing to train"),
+        ([f"model={ {'name': 'generator', **GENERATOR} }"], "DiT has nothing to train"),
+        (["data={name: latents, folder: ENCODED}"], "a TokenizerModel learns from images"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_the_run(
+    first: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    data = {"data": {"name": "digits"}, "tokenizer": {"name": "pixels"}, "shard": 64}
+    encode(build(Encoding, data), tmp_path / "encoded")
+    places = {"FIRST": str(first), "ENCODED": str(tmp_path / "encoded")}
+    for name, place in places.items():
+        overrides = [text.replace(name, place) for text in overrides]
+    with pytest.raises(ValueError, match=message):
+        fit(recipe(TINY, *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scaled_tokenizer_can_be_trained_further(tmp_path: Path) -> None:
+    quantizer = {"name": "vq", "codes": 8}
+    discrete = {"name": "discrete", "nets": NETS, "quantizer": quantizer, "channels": 8}
+    scaled = {"name": "scaled", "tokenizer": discrete, "std": 2.0}
+    fit(recipe(TINY, f"model.tokenizer={scaled}", "callbacks=[]"), tmp_path / "run")
+    assert saved(tmp_path / "run")["tokenizer.quantize.started"]

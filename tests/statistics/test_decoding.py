@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genvis.backbones.var import VARConfig
 from genvis.random import HashKeys
-from genvis.samplers.decoding import Decoding, draw, soften, truncate
+from genvis.samplers.decoding import Decoding, draw, place, soften, truncate
 from genvis.samplers.guided_scales import ScaleGuidance
 from genvis.samplers.next_scale import NextScaleConfig
 from genvis.samplers.scale_generator import ScaleGeneratorConfig
@@ -50,7 +50,7 @@ def fits(tokens: Tensor, probabilities: Tensor) -> bool:
     ids=str,
 )
 def test_normals_become_tokens_of_the_right_frequencies(decoding: Decoding) -> None:
-    u = torch.special.ndtr(HashKeys.of(2, range(DRAWS)).normal((1,)))
+    u = place(HashKeys.of(2, range(DRAWS)).normal((1,)))
     left = decoding.truncate(LOGITS, 0)
     tokens = decoding.draw(left.expand(DRAWS, 1, -1), u, 0)[:, 0]
     wanted = (left / decoding.temperature).softmax(-1)
@@ -71,14 +71,26 @@ def test_a_filtered_code_is_never_drawn_at_any_edge() -> None:
     assert last.tolist() == [codes[-1].item() for codes in kept]
 
 
+def test_rare_codes_and_far_noise_have_places_of_their_own() -> None:
+    """4,095 codes of 1e-9 each: places in float32 would be shared by sixty of them."""
+    p = torch.full((4096,), 1e-9)
+    p[0] = 1 - 4095e-9
+    inside = p.double().cumsum(0) - p.double() / 2
+    assert torch.equal(draw(p.expand(4096, -1), inside / p.double().sum()), torch.arange(4096))
+    z = (torch.arange(101) - 50) * 0.14
+    u = place(z)
+    assert (u.diff() > 0).all()
+    torch.testing.assert_close(u.flip(0), 1 - u, rtol=0, atol=1e-15)
+
+
 def test_a_small_change_of_noise_changes_few_tokens() -> None:
     keys = HashKeys.of(4, range(DRAWS))
     old, new = keys.fold("old").normal((1,)), keys.fold("new").normal((1,))
     p = LOGITS.softmax(-1).expand(DRAWS, 1, -1)
-    before, changed = draw(p, torch.special.ndtr(old)), []
+    before, changed = draw(p, place(old)), []
     for step in (0.05, 0.005):
         z = (1 - step**2) ** 0.5 * old + step * new
-        changed.append((draw(p, torch.special.ndtr(z)) != before).float().mean().item())
+        changed.append((draw(p, place(z)) != before).float().mean().item())
     assert changed[0] < 0.15
     assert changed[1] == pytest.approx(changed[0] / 10, rel=0.3)
 
@@ -87,7 +99,7 @@ def test_a_small_change_of_noise_changes_few_tokens() -> None:
 def test_the_largest_share_of_a_soft_code_is_a_draw(share: float) -> None:
     """Gumbel's: its frequencies are the softmax of the sharpened logits."""
     u = HashKeys.of(5, range(DRAWS)).uniform((CODES,))
-    shares = soften(LOGITS, -torch.log1p(-u).float(), share)
+    shares = soften(LOGITS, -u.log().float(), share)
     torch.testing.assert_close(shares.sum(-1), torch.ones(DRAWS))
     assert fits(shares.argmax(-1), (LOGITS * (1 + share)).softmax(-1))
 
@@ -117,8 +129,8 @@ def test_tokens_of_a_network_have_its_guided_probabilities() -> None:
         logits = state.kept[0]
         tokens = sampler.step(state).tokens[1]
     wanted = (truncate(logits, top_p=0.95) / 1.2).softmax(-1)
-    for place in range(4):
-        assert fits(tokens[:, place], wanted[place])
+    for i in range(4):
+        assert fits(tokens[:, i], wanted[i])
     pairs = tokens[:, 0] * CODES + tokens[:, 1]  # drawn independently of each other
     assert fits(pairs, (wanted[0][:, None] * wanted[1]).flatten())
     other = replace(cond, label=torch.zeros(rows).long())
