@@ -45,9 +45,8 @@ def main() -> None:
         repeats: int = 5
         device: str = "cpu"
 
-    plan = build(
-        Benchmark, override({"backbone": {"name": "dit_s_2", "channels": 3}}, args.overrides)
-    )
+    network = {"name": "dit_s_2", "channels": 3, "learned_variance": False}
+    plan = build(Benchmark, override({"backbone": network}, args.overrides))
     parts = {
         "backbone": BACKBONES.dump(plan.backbone),
         "process": {"name": "linear"},

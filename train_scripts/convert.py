@@ -5,8 +5,8 @@ Examples:
   python train_scripts/convert.py var_vqvae vae_ch160v4096z32.pth models/var_tokenizer
   python train_scripts/convert.py var var_d16.pth models/var_d16 --config official.json \\
          --tokenizer models/var_tokenizer
-The second is a tokenizer for `{name: pretrained, path: models/var_tokenizer}`, the third a generator
-that can be sampled.
+The second is a tokenizer for `{name: pretrained, path: models/var_tokenizer}`, the third a
+generator that can be sampled.
 """
 
 from genvis import console

@@ -1,9 +1,9 @@
 """Give a trained tokenizer latents of mean 0 and standard deviation 1 in every channel.
 
-Example: python train_scripts/scale.py runs/shapes_vitok configs/shapes/encode.yaml \\
+Example: python train_scripts/scale.py runs/shapes_vitok configs/shapes/measure.yaml \\
              models/shapes_vitok
-The new model folder holds the same weights, with the numbers that were measured on the encoding's
-data; latent models use it as `tokenizer: {name: pretrained, path: models/shapes_vitok}`.
+The new model folder holds the same weights, with the numbers that were measured on those data;
+latent models use it as `tokenizer: {name: pretrained, path: models/shapes_vitok}`.
 """
 
 from genvis import console

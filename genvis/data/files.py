@@ -128,7 +128,10 @@ class Files:
         if METADATA not in self.store.names:
             raise ValueError(f"{where}: no such file; it belongs beside the images, in their split")
         captions = {}
-        for number, line in enumerate(read(self.store, METADATA).decode().splitlines(), 1):
+        # not splitlines: a caption may hold the line breaks of Unicode
+        for number, line in enumerate(self._text(METADATA).split("\n"), 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 name, said = row["file_name"], row.get(column)

@@ -23,7 +23,7 @@ from genvis.config import config, dump
 from genvis.data.pictures import pick
 from genvis.data.view import mirrored
 from genvis.random import Keys
-from genvis.types import Batch, Cond, Moments, Pyramid, Tokenizer
+from genvis.types import Batch, Cond, Dataset, Moments, Pyramid, Tokenizer
 
 MANIFEST, HEADER, FLIP = "manifest.json", "latents", "_flip"
 ORIGIN = {"tokenizer": "tokenizer", "data": "transform or dataset"}  # what a shard is of
@@ -115,6 +115,12 @@ class Latents:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "opened": {}}
+
+
+def check_images(data: Dataset) -> None:
+    """ValueError for data that are encoded already."""
+    if isinstance(data, Latents):
+        raise ValueError(f"{data.folder}: is encoded already, and images are needed here")
 
 
 def packed(encoded: Moments | Pyramid, dtype: torch.dtype) -> dict[str, Tensor]:

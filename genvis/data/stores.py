@@ -6,6 +6,7 @@ processes may share a store: none keeps an open file across processes.
 
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +24,8 @@ UNREADABLE = (  # what a store and Pillow raise at a file that is damaged, or is
     SyntaxError,
     EOFError,
     ValueError,
+    RuntimeError,  # a zip with a password, or compressed in another way
+    struct.error,
     Image.DecompressionBombError,
     zipfile.BadZipFile,
     zlib.error,

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from genvis.config import config, dump
 from genvis.console import progress
 from genvis.data import DATASETS
+from genvis.data.latents import check_images
 from genvis.evaluation.records import Record, append, stamped
 from genvis.evaluation.similarity import likeness
 from genvis.evaluation.svm import PixelSVM
@@ -48,6 +49,7 @@ class Reconstructing:
         mode. ValueError if a judge is wanted of data without labels.
         """
         folder, held_out = Path(folder), self.data.build("val")
+        check_images(held_out)
         if self.svm and held_out[[0]].cond.label is None:
             raise ValueError("svm needs labels, and these data have none")
         folder.mkdir(parents=True, exist_ok=True)

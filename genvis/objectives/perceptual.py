@@ -78,7 +78,9 @@ class GradientDistance(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         least = 2**self.levels  # the coarsest level still has neighbours
         if min(a.shape[2:]) < least:
-            raise ValueError(f"{self.levels} levels need {least} pixels a side, got {a.shape[2:]}")
+            raise ValueError(
+                f"{self.levels} levels need {least} pixels a side, got {tuple(a.shape)}"
+            )
         gap, total = a - b, a.new_zeros(len(a))
         for k in range(self.levels):
             gap = F.avg_pool2d(gap, 2) if k else gap

@@ -89,9 +89,11 @@ def _ssp(w: Tensor, u: list[float], m: int) -> Tensor:
 
 
 def inverse_cdf(w: Tensor, points: Tensor) -> Tensor:
-    """The first particle whose cumulated weight reaches each of the points (B, M)."""
+    """The first particle whose cumulated weight reaches each of the points (B, M) in [0, 1]; never
+    one without any weight.
+    """
     cdf = w.cumsum(-1)
-    return torch.searchsorted(cdf, points).clamp(max=w.shape[-1] - 1)
+    return torch.searchsorted(cdf / cdf[..., -1:], points.clamp(min=TINY, max=1))
 
 
 def ordered(u: Tensor) -> Tensor:

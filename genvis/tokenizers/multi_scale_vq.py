@@ -193,7 +193,7 @@ def quantizer_state(
 
 
 def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> MultiScaleVQ:
-    """From the arguments and tensors of the released VQVAE; without arguments, the released weights.
+    """From the arguments and tensors of the released VQVAE; without arguments, of its weights.
 
     It has 32 groups, multipliers (1, 1, 2, 2, 4) and 2 blocks built in; `norm_groups`, `ch_mult`
     and `num_res_blocks` say otherwise.

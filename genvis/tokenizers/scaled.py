@@ -14,6 +14,7 @@ Models", one for each channel. Letters: B batch, c latent channels.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -40,7 +41,9 @@ class ScaledConfig:
             raise ValueError(f"std must be positive, got {self.std}")
 
     def build(self) -> "Scaled":
-        return Scaled(self, self.tokenizer.build())
+        inner = self.tokenizer.build()
+        own = getattr(inner, "config", self.tokenizer)  # not the path that it was loaded from
+        return Scaled(replace(self, tokenizer=own), inner)
 
 
 class Scaled(nn.Module):

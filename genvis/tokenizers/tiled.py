@@ -8,6 +8,7 @@ Letters: B batch, c channels, h w latent size, f pixels a side of a latent cell.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -33,14 +34,18 @@ class TiledConfig:
             )
 
     def build(self) -> "Tiled":
-        return Tiled(self)
+        inner = self.tokenizer.build()
+        own = getattr(inner, "config", self.tokenizer)  # not the path that it was loaded from
+        return Tiled(replace(self, tokenizer=own), inner)
 
 
 class Tiled(nn.Module):
-    def __init__(self, config: TiledConfig) -> None:
+    """Around `tokenizer`, which the config describes."""
+
+    def __init__(self, config: TiledConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer: Tokenizer = config.tokenizer.build()
+        self.tokenizer = tokenizer
 
     def encode(self, images: Tensor) -> Moments:
         """As the tokenizer's own; mean and std are blended. Sides must be divisible by f."""
@@ -90,6 +95,11 @@ def tiled(
         for column in columns:
             top, left = read * row, read * column
             part = f(x[..., top : top + read * high, left : left + read * wide])
+            if part.shape[-2:] != (write * high, write * wide):
+                raise ValueError(
+                    f"factor does not fit: a tile of {high} x {wide} cells should become "
+                    f"{write * high} x {write * wide}, got {tuple(part.shape)}"
+                )
             if not parts.ndim:
                 parts = part.new_zeros(*part.shape[:-2], *total.shape)
             weight = torch.outer(

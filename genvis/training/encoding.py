@@ -22,6 +22,7 @@ from genvis.data import DATASETS
 from genvis.data.latents import (
     FLIP,
     MANIFEST,
+    check_images,
     check_origin,
     identity,
     packed,
@@ -49,6 +50,8 @@ class Encoding:
     batch: int = 64  # images in one call of the tokenizer
 
     def __post_init__(self) -> None:
+        if not self.splits:
+            raise ValueError("splits must name at least one")
         if min(self.shard, self.batch) < 1:
             raise ValueError(
                 f"shard and batch must be at least 1, got {self.shard} and {self.batch}"
@@ -76,6 +79,7 @@ def encode(encoding: Encoding, folder: str | Path, workers: int = 0) -> Path:
     }
     splits = {split: encoding.data.build(split) for split in encoding.splits}
     for data in splits.values():
+        check_images(data)
         _one_view(data)
     examples = {split: len(data) for split, data in splits.items()}
     with state.main_process_first():

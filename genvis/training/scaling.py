@@ -8,6 +8,7 @@ import torch
 from genvis.config import config
 from genvis.console import progress
 from genvis.data import DATASETS
+from genvis.data.latents import check_images
 from genvis.tokenizers.model import TokenizerModel, TokenizerModelConfig
 from genvis.tokenizers.scaled import Scaled, ScaledConfig, measure
 from genvis.types import DatasetConfig, Moments, Tokenizer
@@ -42,6 +43,7 @@ class Measuring:
     @torch.no_grad()
     def _latents(self, model: TokenizerModel) -> Iterator[Moments]:
         data, device = self.data.build("train"), next(model.net.parameters()).device
+        check_images(data)
         rows = range(min(self.count, len(data)))
         chunks = [rows[i : i + self.batch] for i in range(0, len(rows), self.batch)]
         for chunk in progress(chunks, "measure latents"):

@@ -200,8 +200,9 @@ def test_collaborators_start_from_what_their_recipes_leave(name: str) -> None:
         assert drafter.objective.scales.count == recipe.objective.scales.skip
 
 
-def test_the_next_scale_models_of_the_digits_share_a_recipe() -> None:
-    names = ("digits/var.yaml", "digits/mvar.yaml", "digits/var_small.yaml")
+@pytest.mark.parametrize("task", ["digits", "shapes"])
+def test_the_next_scale_models_of_a_task_share_a_recipe(task: str) -> None:
+    names = (f"{task}/var.yaml", f"{task}/mvar.yaml", f"{task}/var_small.yaml")
     plain = [read_yaml(FILES[name]) for name in names]
     for recipe in plain:
         del recipe["model"]["backbone"]
@@ -210,6 +211,9 @@ def test_the_next_scale_models_of_the_digits_share_a_recipe() -> None:
     assert abs(mvar / var - 1) < 0.03
     assert 0.9e6 < var < 1.1e6
     assert 0.2 < small / var < 0.3
+
+
+def test_tokens_of_the_digits_are_of_their_tokenizer() -> None:
     assert load(Encoding, FILES["digits/var_encode.yaml"]).tokenizer == (
-        load(Recipe, FILES[names[0]]).model.tokenizer
+        load(Recipe, FILES["digits/var.yaml"]).model.tokenizer
     )

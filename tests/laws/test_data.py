@@ -206,6 +206,17 @@ def test_hugging_face(tmp_path: Path) -> None:
         DATASETS.build({**config, "path": "lab/set"}).build("train")
 
 
+def test_a_caption_may_hold_any_character(tmp_path: Path) -> None:
+    said = "one\u2028two\x85three"
+    lines = [json.dumps({"file_name": n, "text": said}, ensure_ascii=False) for n in NAMES]
+    stored = {**PICTURES, "metadata.jsonl": "\n\n".join(lines).encode()}
+    data = files(write(tmp_path / "set", stored), captions="metadata").build("val")
+    assert data[[0]].cond.prompts == (said,)
+    write(tmp_path / "set", {"metadata.jsonl": b"\xff"})
+    with pytest.raises(ValueError, match=r"set: metadata\.jsonl: not UTF-8"):
+        files(str(tmp_path / "set"), captions="metadata").build("val")
+
+
 def test_splits(tmp_path: Path) -> None:
     """Every n-th is held out; or train and val are two places."""
     root = write(tmp_path / "set", PICTURES)

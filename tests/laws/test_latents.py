@@ -254,6 +254,14 @@ def test_what_cannot_be_encoded(
     assert not list(tmp_path.rglob("manifest.json"))
 
 
+def test_latents_are_not_encoded_again(whole: Path, tmp_path: Path) -> None:
+    data = {"name": "latents", "folder": str(whole)}
+    again = build(Encoding, {"data": data, "tokenizer": {"name": "pixels"}})
+    with pytest.raises(ValueError, match="is encoded already, and images are needed here"):
+        encode(again, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_whose_latents_they_are() -> None:
     """Any change of config or encoder tells two tokenizers apart; the decoder's do not."""
     tokenizer = BlurConfig().build()

@@ -371,7 +371,7 @@ def test_what_cannot_be_trained_or_taught_is_named(saved: Path) -> None:
     with pytest.raises(ValueError, match="temperature must be positive and share in"):
         taught(saved, share=1.1)
     _, model = taught(saved)
-    for part, value in (("codes", 17), ("scales", (1, 2)), ("num_classes", 3)):
+    for part, value in (("codes", 17), ("scales", (1, 2)), ("num_classes", 7)):
         backbone = replace(model.config.backbone, **{part: value})
         other = replace(model, config=replace(model.config, backbone=backbone))
         teacher = OBJECTIVES.build({"name": "distil_scales", "teacher": str(saved / "teacher")})

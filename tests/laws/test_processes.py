@@ -12,7 +12,7 @@ from genvis.processes.along import Along
 from genvis.processes.betas import Betas
 from genvis.processes.denoiser import Denoiser, corrupt, paired, solve, target
 from genvis.processes.guidance import Clipped, Guided, Interval
-from genvis.processes.interpolants import GVP, VP, Linear
+from genvis.processes.interpolants import GVP, VP, Linear, LinearVP, Polynomial
 from genvis.processes.posterior import Posterior
 from genvis.processes.predictions import EDM, Clean, Noise, Score, SiTVelocity, V, Velocity
 from genvis.processes.ve import VE
@@ -43,7 +43,7 @@ class Cubic:
 
 
 PROCESSES: list[Process] = [
-    Linear(), GVP(), VP(), VE(), Cubic(),
+    Linear(), GVP(), VP(), VE(), Cubic(), LinearVP(), Polynomial(exponent=2.0),
     Betas(), Betas(schedule="cosine", count=50), Betas(schedule="scaled_linear"),
 ]  # fmt: skip
 PREDICTIONS = [Noise(), Clean(), V(), Velocity(), SiTVelocity(), Score(), EDM(), EDM(sigma_data=1)]

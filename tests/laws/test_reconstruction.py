@@ -121,9 +121,7 @@ VITOK = {"name": "vitok", "size": 16, "patch": 4, "code": 3, "encoder": TOWER, "
     ],
     ids=lambda fields: fields["name"],
 )
-def test_every_kind_of_tokenizer_can_be_measured(
-    tokenizer: dict[str, Any], tmp_path: Path
-) -> None:
+def test_every_kind_of_tokenizer_can_be_measured(tokenizer: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = TOKENIZERS.build(tokenizer).build().eval()
     data = {"name": "photo_patches", "size": 16, "held_out": 5}

@@ -87,6 +87,18 @@ def test_further_training_of_a_decoder_keeps_latents_valid() -> None:
     assert identity(made) != before
 
 
+def test_latents_do_not_depend_on_where_the_tokenizer_was_kept(tmp_path: Path) -> None:
+    model = build(TokenizerModelConfig, {"tokenizer": VITOK}).build()
+    names = []
+    for name in ("here", "there"):
+        model.save_pretrained(tmp_path / name)
+        inner = {"name": "pretrained", "path": str(tmp_path / name)}
+        made = TOKENIZERS.build({"name": "scaled", "tokenizer": inner, "std": 2.0}).build()
+        names.append(identity(made))
+        model.net.tubelet_decode.proj.weight.data += 1  # of the decoder
+    assert names[0] == names[1] != identity(scaled(std=2.0))
+
+
 def test_only_moments_can_be_scaled() -> None:
     nets = {"width": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4}
     quantizer = {"codes": 16, "width": 4, "scales": [1, 2, 4]}
@@ -94,6 +106,10 @@ def test_only_moments_can_be_scaled() -> None:
     model = build(TokenizerModelConfig, {"tokenizer": vq}).build()
     with pytest.raises(ValueError, match="only Moments can be scaled, not Pyramid"):
         build(Measuring, {"data": {"name": "digits"}, "count": 8}).scaled(model)
+    with pytest.raises(ValueError, match="only Moments can be scaled, not Pyramid"):
+        TOKENIZERS.build({"name": "scaled", "tokenizer": vq}).build().encode(
+            torch.zeros(1, 3, 8, 8)
+        )
 
 
 def test_numbers_that_do_not_fit_are_named() -> None:

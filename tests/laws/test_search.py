@@ -42,7 +42,8 @@ def test_every_image_is_the_best_of_its_candidates(generator: Generator) -> None
     scores = torch.stack([Brightness()(images, COND) for images in candidates])
     best = scores.argmax(0)
     assert torch.equal(found.images, candidates[best, torch.arange(6)])
-    assert torch.equal(found.scores, scores.cummax(0).values.T)
+    best_so_far = scores.cummax(0).values.T.double()
+    torch.testing.assert_close(found.curve, best_so_far, rtol=0, atol=1e-6)
     assert len(best.unique()) > 1  # the search really chose
 
 
@@ -59,7 +60,7 @@ def test_a_smaller_search_is_a_prefix_of_a_larger_one(generator: Generator) -> N
     for n in (1, 3):
         small = BestOfN(n=n)(sampler, COND, Brightness(), KEYS, Ledger())
         assert torch.equal(small.images, rounds[n - 1].images)
-        assert torch.equal(small.scores, rounds[-1].scores[:, :n])
+        assert torch.equal(small.curve, rounds[-1].curve[:, :n])
 
 
 def test_results_do_not_depend_on_the_chunk(generator: Generator) -> None:
@@ -77,7 +78,7 @@ def test_the_ledger_counts_and_the_budget_holds(generator: Generator) -> None:
     assert ledger.spent == one * 18
     limited = Ledger(Budget(evaluations=2 * 6 * one.evaluations + 1))  # two candidates and a bit
     found = BestOfN(n=3)(sampler, COND, Brightness(), KEYS, limited)
-    assert found.scores.shape == (6, 2)
+    assert found.curve.shape == (6, 2)
     assert limited.spent == one * 12
     with pytest.raises(BudgetExceededError, match="budget of 5 evaluations is too small"):
         BestOfN(n=3)(sampler, COND, Brightness(), KEYS, Ledger(Budget(evaluations=5)))

@@ -205,7 +205,7 @@ def rollover(case: Case, given: dict[str, Tensor]) -> None:
     record = Record(start / VP().coeffs(times[0])[1], given["z"].double())
     keys, cond = Proposals(torch.tensor([0]), record), Cond(drop=torch.ones(1, dtype=torch.bool))
     reward, found = Reward(given["target"].double()), {name: [] for name in case.expected}
-    meter = Metered(sampler, reward, Ledger(), chunk=64)
+    meter = Metered(sampler, reward, Ledger(), chunk=64, prompts=1)
     for chains, this in list(search.walk(meter, cond, keys))[1:]:  # type: ignore[arg-type]
         at = [chain.at.here for chain in chains]
         k = torch.tensor([here.k for here in at])
