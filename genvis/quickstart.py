@@ -21,6 +21,7 @@ from genvis.quant.plan import Plan
 from genvis.quant.report import summary
 from genvis.samplers.folder import Sampling, read_samples, sample_folder
 from genvis.samplers.generator import Generator, GeneratorConfig
+from genvis.search.best_of_n import BestOfN
 from genvis.search.folder import search_folder
 from genvis.search.makers import generated, in_turn, of_classes
 from genvis.search.study import Study
@@ -76,9 +77,13 @@ class Quickstart:
 
     def _check(self) -> None:
         """ValueError for what would otherwise stop the study only after its training."""
-        model = self.recipe.model
+        model, search, budgets = self.recipe.model, self.study.search, self.study.budgets or (0,)
         if not isinstance(model, GeneratorConfig):
             raise ValueError(f"recipe: model must be a generator, got {type(model).__name__}")
+        if not isinstance(search, BestOfN) or not 0 < budgets[-1] <= search.n:
+            raise ValueError(
+                "search: must be best_of_n with budgets, the last of which is at most n"
+            )
         fresh = model.build()
         for name, plan in self.plans.items():
             try:

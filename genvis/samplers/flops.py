@@ -24,6 +24,12 @@ class Counted:
     def cost(self, k: int) -> Cost:
         return replace(self.sampler.cost(k), flops=self.flops[k])
 
+    def look_cost(self, k: int) -> Cost:
+        """The share of step k that a look spends, of FLOPs as of evaluations."""
+        whole = self.sampler.cost(k)
+        part: Cost = getattr(self.sampler, "look_cost", self.sampler.cost)(k)
+        return replace(part, flops=self.flops[k] * part.evaluations // max(1, whole.evaluations))
+
     def __getattr__(self, name: str) -> Any:
         if name == "sampler":  # not there yet while a copy of this is being made
             raise AttributeError(name)

@@ -61,6 +61,8 @@ class Crowd:
 
     def fork(self, meter: Metered, rows: Tensor, m: int = 1) -> "Crowd":
         """Those rows, with copies that come apart from here on."""
+        if torch.equal(rows, torch.arange(len(self.number))):
+            return replace(self, m=m)
         return replace(take(self, rows), them=meter.fork(self.them, rows), m=m)
 
     def numbered(self, trace: Sequence[Round]) -> "Crowd":
@@ -162,10 +164,11 @@ class Engine(Anytime):
         return replace(crowd, them=them), images, scores
 
     def weigh(self, meter: Metered, crowd: Crowd, scores: Tensor) -> Crowd:
+        """By the potential; at the end, such that every lineage has paid exp(tilt)."""
         tilt = self.lam * scores
         memory = crowd.memory.hear(tilt)
         if meter.done(crowd.them):
-            log_g = tilt - memory.log_g  # every lineage ends with exp(tilt)
+            log_g = tilt - memory.log_g
         else:
             log_g = self.potential(tilt, memory, crowd.them.k)
         return replace(crowd, log_w=crowd.log_w + log_g, memory=memory.paid(log_g))

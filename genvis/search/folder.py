@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genvis.checkpoint import atomic_write, in_use, load_tensors, open_run, read_json, save_tensors
+from genvis.checkpoint import (
+    RUN,
+    atomic_write,
+    in_use,
+    load_tensors,
+    open_run,
+    read_json,
+    save_tensors,
+)
 from genvis.console import bar
 from genvis.devices import processes
 from genvis.images import from_uint8, png, save_grid, save_npz, to_uint8
@@ -47,7 +55,13 @@ def search_folder(maker: Maker, study: Study, folder: str | Path) -> dict[str, A
         folder = open_run(folder, job.identity)
     with in_use(folder) if state.is_main_process else nullcontext():
         if not (folder / SUMMARY).exists():
-            _search(job, folder)
+            try:
+                _search(job, folder)
+            except ValueError:
+                made = {file.name for file in folder.iterdir()} - {RUN, ".lock"}
+                if state.is_main_process and not made:
+                    shutil.rmtree(folder)  # refused before any work: free for the mended study
+                raise
             state.wait_for_everyone()
             if state.is_main_process:
                 _gather(job, folder)
@@ -94,7 +108,7 @@ def _save(job: Job, rows: range, kept: dict[int, SearchResult], part: Path) -> N
     """A group's two files: the images of every snapshot, and then the lines, scored by the judge as
     readers of the images see them.
     """
-    cond = job.maker.cond(rows)
+    cond, keys = job.maker.cond(rows), job.study.keys(rows).h.tolist()
     pixels = {budget: to_uint8(result.images) for budget, result in kept.items()}
     judged = {b: _seen(job.judge, images, cond) for b, images in pixels.items()}
     plain = job.plain(rows, kept)
@@ -102,6 +116,8 @@ def _save(job: Job, rows: range, kept: dict[int, SearchResult], part: Path) -> N
     lines = [
         {
             "image": rows[i],
+            "seed": job.study.seed,
+            "key": format(keys[i] % 2**64, "016x"),
             **_what(job, cond, i),
             **line(kept, judged, i),
             "plain": {"score": without[0][i], "judge": without[1][i]},
@@ -122,7 +138,7 @@ def _what(job: Job, cond: Cond, i: int) -> dict[str, Any]:
     method = SEARCHES.name_of(job.study.search)
     label = {} if cond.label is None else {"label": int(cond.label[i])}
     prompt = {} if cond.prompts is None else {"prompt": cond.prompts[i]}
-    return {"seed": job.study.seed, **label, **prompt, "method": method}
+    return {**label, **prompt, "method": method}
 
 
 def _gather(job: Job, folder: Path) -> None:

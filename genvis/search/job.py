@@ -12,7 +12,7 @@ from genvis.random import HashKeys
 from genvis.samplers.flops import counted
 from genvis.samplers.generate import price
 from genvis.search.best_of_n import BestOfN
-from genvis.search.ledger import Budget, Ledger
+from genvis.search.ledger import Budget, BudgetExceededError, Ledger
 from genvis.search.makers import Maker
 from genvis.search.refined import Refined
 from genvis.search.result import SearchResult
@@ -35,7 +35,7 @@ class Job:
         if verifier.name == judge.name:
             raise ValueError(f"judge must differ from verifier, but both are {judge.name}")
         first = maker.cond(range(1))
-        require(verifier, first, previews=True)
+        require(verifier, first, previews=True, across_calls=False)  # the search knows better
         require(judge, first, across_calls=True)
         if study.flops or study.limit.flops is not None:
             final = None if maker.final is None else counted(maker.final, first)
@@ -61,8 +61,11 @@ class Job:
             search = Refined(search, self.maker.final)
         ledger = Ledger(self.budget(len(rows)))
         cond, keys = self.given(rows)
-        for result in search.rounds(self.maker.sampler, cond, self.verifier, keys, ledger):
-            yield result, ledger
+        try:
+            for result in search.rounds(self.maker.sampler, cond, self.verifier, keys, ledger):
+                yield result, ledger
+        except BudgetExceededError as error:
+            raise BudgetExceededError(f"{error}, for a group of {len(rows)} images") from error
 
     def plain(self, rows: range, kept: dict[int, SearchResult]) -> SearchResult:
         """What no search gives, by the same keys: the first candidates of one that was among whole

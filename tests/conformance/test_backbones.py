@@ -253,7 +253,12 @@ def test_save_and_load_are_exact(name: str, tmp_path) -> None:
     assert torch.equal(net(*inputs(net)), loaded(*inputs(net)))
 
 
-@pytest.mark.parametrize("name", CASES)
+TRACED = ("dit", "uvit", "dim")  # the others, up to a minute each, are among the slow tests
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in TRACED else pytest.mark.slow) for name in CASES]
+)
 def test_compiled_equals_eager(name: str) -> None:
     net = build(name)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
@@ -261,7 +266,7 @@ def test_compiled_equals_eager(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dit", "uvit", "dim"])
+@pytest.mark.parametrize("name", TRACED)
 def test_generated_code_equals_eager(name: str) -> None:
     """Forward and backward through inductor."""
     net = build(name)

@@ -197,6 +197,7 @@ def test_training_the_decoder_leaves_every_latent_as_it_is(name: str) -> None:
     assert not torch.allclose(net(images).images, decoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vitok", "vitok_v2"])
 def test_compiled_equals_eager(name: str) -> None:
     net = build(name)

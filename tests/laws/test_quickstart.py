@@ -83,6 +83,11 @@ def test_what_cannot_be_evaluated_is_refused_before_training(configs: Path, tmp_
     with pytest.raises(ValueError, match=r"classes must be in 0\.\.9"):
         Quickstart.load(configs, 0, TINY).run(tmp_path / "study")
     change(configs, "sampling", classes=None)
+    kept = (configs / "search.yaml").read_text()
+    change(configs, "search", budgets=[1, 4])  # of best of 3
+    with pytest.raises(ValueError, match="search: must be best_of_n with budgets, the last of"):
+        Quickstart.load(configs, 0, TINY).run(tmp_path / "study")
+    (configs / "search.yaml").write_text(kept)
     with pytest.raises(ValueError, match=r"int4: blocks\.0\.attn\.qkv: group must divide"):
         Quickstart.load(configs, 0, [*TINY, "model.backbone.width=16"]).run(tmp_path / "study")
     assert not (tmp_path / "study").exists()

@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from genvis.config import ConfigError, build
 from genvis.random import HashKeys
 from genvis.samplers.generate import generate, labelled, price
 from genvis.samplers.generator import Generator
 from genvis.search.best_of_n import BestOfN
 from genvis.search.ledger import Budget, BudgetExceededError, Ledger
-from genvis.search.study import Study
 from genvis.types import Cond, Cost
 from genvis.verifiers import VERIFIERS
 
@@ -110,27 +108,3 @@ def test_class_log_prob_scores_the_label() -> None:
         verifier(batch.x, Cond())
     with pytest.raises(ValueError, match="one of the shipped classifiers: digits-cnn-v1"):
         VERIFIERS.build({"name": "class_log_prob", "classifier": "nothing"}).build()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"search": {"name": "best_of_n", "n": 0}}, "search: n must be at least 1"),
-        ({"budgets": [0, 1]}, "budgets must rise from at least 1"),
-        ({"budgets": []}, "budgets must rise from at least 1"),
-        ({"budgets": [1, 32]}, "a budget of 32 needs search.n at least that, got 16"),
-        ({"count": 0}, "count must be at least 1"),
-        ({"judge": {"name": "class_log_prob"}}, "judge must differ from verifier"),
-    ],
-)
-def test_bad_studies_are_refused_in_one_line(change: dict, message: str) -> None:
-    study = {
-        "sampler": {},
-        "search": {"name": "best_of_n"},
-        "verifier": {"name": "class_log_prob"},
-        "judge": {"name": "class_log_prob", "classifier": "digits-judge-v1"},
-    }
-    build(Study, study)
-    with pytest.raises(ConfigError, match=message) as caught:
-        build(Study, {**study, **change})
-    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scale_models import VAR, made
 
 from genvis.config import ConfigError, build, load
 from genvis.images import load_npz, read_npz, to_uint8
@@ -99,6 +100,7 @@ def test_a_line_tells_all_of_an_image(best: Path) -> None:
         assert line["spent"]["search"] == {"evaluations": 32, "decodes": 8, "verifications": 8}
         assert line["spent"]["final"] == {}
         assert line["diversity"] > 0
+    assert len({line["key"] for line in found}) == 12
 
 
 def test_the_summary_is_the_lines(best: Path) -> None:
@@ -193,6 +195,26 @@ def test_flops_are_counted_where_asked(generator: Generator, tmp_path: Path) -> 
     assert last["flops"] == 8 * first["flops"] > 0
 
 
+def test_next_scale_models_are_counted_in_tokens(tmp_path: Path) -> None:
+    """Candidates that nobody scored are in the tree too, and lines lead through them."""
+    search = {
+        "name": "tts_var", "population": [4, 2, 2], "cluster": [0], "resample": [1],
+        "features": {"name": "patches", "grid": 2},
+    }  # fmt: skip
+    found = searched(made(VAR), tmp_path / "out", search=search, count=3)
+    tokens = 1 + 4 + 16
+    assert found["unit"] == {"tokens": tokens}
+    (row,) = found["rows"][-1:]
+    assert row["spent"]["tokens"] == 3 * (4 * 1 + 4 * 4 + 2 * 16)
+    for line in lines(tmp_path / "out"):
+        assert line["rounds"][0]["scores"] is None
+        places, parents = nodes(line["rounds"])
+        assert len(places) < len(parents)
+        assert places[line["chosen"]][1] == line["score"]
+    with Image.open(tmp_path / "out" / "tree.png") as picture:
+        picture.load()
+
+
 def test_the_search_stops_at_the_last_budget(generator: Generator, tmp_path: Path) -> None:
     found = searched(generator, tmp_path / "out", **BEST_OF_8, budgets=[2, 3])
     assert [row["budget"] for row in found["rows"]] == [2, 3]
@@ -251,6 +273,10 @@ def test_bad_studies_are_refused_in_one_line(change: dict[str, Any], message: st
             "judge must differ from verifier, but both are log p",
         ),
         ({"search": {"name": "smc"}}, "never come apart"),
+        (
+            {"search": {"name": "smc"}, "sampler": DDIM, "limit": {"evaluations": 20}},
+            "budget of 80 evaluations is too small: .*, for a group of 4 images",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_said_before_any_image(
@@ -259,7 +285,7 @@ def test_what_cannot_be_searched_is_said_before_any_image(
     with pytest.raises(ValueError, match=message) as caught:
         searched(generator, tmp_path / "out", **{"search": {"name": "best_of_n"}, **change})
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_verifier_without_its_label_is_refused(tmp_path: Path) -> None:

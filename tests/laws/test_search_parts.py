@@ -11,9 +11,12 @@ import torch
 from gaussian import DDPM, ODE, SDE, Brightness, prompts, sampler
 from torch import Tensor
 
-from genvis.processes.interpolants import VP
+from genvis.config import build
+from genvis.processes.interpolants import VP, Linear
 from genvis.random import HashKeys
-from genvis.samplers.generate import run
+from genvis.samplers.flops import Counted
+from genvis.samplers.generate import labelled, run
+from genvis.samplers.generator import Generator, SamplerConfig
 from genvis.samplers.solvers import Heun
 from genvis.samplers.stochastic import DDIM, Ancestral, EulerMaruyama
 from genvis.search.best import spread
@@ -38,7 +41,7 @@ from genvis.search.rbf import Chain, RolloverBudgetForcing, Try
 from genvis.search.resampling import RULES, ess
 from genvis.search.selections import BestChild, Clusters, DrawnChild, Keep, Resample, Top
 from genvis.search.zero_order import ZeroOrder, neighbours
-from genvis.types import Cond, take
+from genvis.types import Cond, Cost, take
 
 KEYS = HashKeys.of(1, range(2000))
 
@@ -413,3 +416,39 @@ def test_ddim_without_noise_counts_as_deterministic() -> None:
     cond, keys = prompts(1)
     with pytest.raises(ValueError, match="never come apart"):
         ParticleSearch()(sampler(solver=DDIM(eta=0.0)), cond, Brightness(), keys, Ledger())
+
+
+def test_a_look_is_paid_once_and_a_second_evaluation_with_the_step() -> None:
+    cond, keys = prompts(2)
+    for solver, looks, steps in ((DDPM, 1, 0), (Heun(), 1, 1)):
+        ledger = Ledger()
+        on = Counted(sampler(solver=solver), (100,) * 6)  # type: ignore[arg-type]
+        meter = Metered(on, Brightness(), ledger, 64, 2)
+        them = meter.look(meter.begin(keys.normal((3, 4, 4)), cond, keys))
+        share = 100 * looks // (looks + steps)
+        assert ledger.spent == Cost(evaluations=2 * looks, flops=2 * share)
+        meter.step(meter.look(them))
+        assert ledger.spent == Cost(evaluations=2 * (looks + steps), flops=200)
+
+
+def test_a_flow_is_searched_along_the_path_of_an_sde(generator: Generator) -> None:
+    """Rollover Budget Forcing as released, on a network of the linear path."""
+    config = build(SamplerConfig, {
+        "along": "vp", "grid": "circle", "steps": 5,
+        "solver": {
+            "name": "euler_maruyama", "last": "noisy",
+            "diffusion": {"name": "volatility", "scale": 3.0, "shape": "square"},
+        },
+    })  # fmt: skip
+    on, cond, keys = generator.sampler(config), labelled(10, range(2)), take(KEYS, slice(2))
+    assert on.denoise.process == VP()
+    search = RolloverBudgetForcing(chains=2, initial=2, nfe=40)
+    found = search(on, cond, Brightness(), keys, Ledger())
+    assert found.images.shape == (2, 3, 8, 8)
+    assert (found.curve[:, -2] >= found.curve[:, 0]).all()  # of previews
+    own, state = generator.sampler(), on.init(keys.normal(on.noise_shape), cond, keys)
+    state = on.look(on.step(state))
+    t = Linear().time(2 * torch.log(torch.divide(*VP().coeffs(state.t))))
+    scale = torch.hypot(*Linear().coeffs(t)) / torch.hypot(*VP().coeffs(state.t))
+    there = own.denoise(state.x * scale.float(), t, cond)
+    torch.testing.assert_close(state.kept, there)

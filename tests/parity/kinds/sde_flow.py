@@ -17,7 +17,7 @@ from genvis.processes.along import Along, log_snr
 from genvis.processes.interpolants import GVP, VP, Linear, LinearVP, Polynomial
 from genvis.samplers.diffusion import DiffusionSampler
 from genvis.samplers.diffusions import Volatility
-from genvis.samplers.grids import Circle
+from genvis.samplers.grids import Circle, Uniform
 from genvis.samplers.solvers import slope
 from genvis.samplers.state import DiffusionState
 from genvis.samplers.stochastic import EulerMaruyama
@@ -27,13 +27,7 @@ from genvis.search.rbf import RolloverBudgetForcing
 from genvis.types import Cond, Denoise, Estimate, Process
 
 LINEAR = Linear()
-PROCESSES: dict[str, Process] = {
-    "linear": LINEAR,
-    "vp": VP(),
-    "poly2": Polynomial(exponent=2.0),
-    "cosine": GVP(),
-    "linear_vp": LinearVP(),
-}
+PROCESSES = {"linear": LINEAR, "vp": VP(), "cosine": GVP(), "linear_vp": LinearVP()}
 STEP, PATH, EXACT, CLOSED = (2e-4, 2e-4), (2e-3, 2e-3), (0.0, 0.0), (1e-10, 1e-8)
 
 
@@ -55,7 +49,8 @@ def check(case: Case) -> None:
 
 def interpolants(case: Case, s: Tensor) -> None:
     for name in sorted({key.partition("/")[0] for key in case.expected if "/" in key}):
-        process = PROCESSES[name]
+        exponent = name.removeprefix("poly")
+        process = PROCESSES.get(name) or Polynomial(exponent=float(exponent))
         values = (*process.coeffs(s), *process.rates(s))
         for key, value in zip(("alpha", "sigma", "d_alpha", "d_sigma"), values, strict=True):
             case.compare(f"{name}/{key}", value, tolerance=(1e-6, 1e-5))
@@ -68,23 +63,29 @@ def interpolants(case: Case, s: Tensor) -> None:
 
 def process_of(text: str) -> Process:
     """The sampling interpolant that a config describes."""
+    if "linear_vp" in text or "sqrt(1-s^2)" in text:
+        return LinearVP()
     if "VP" in text:
-        return VP()
-    if "polynomial" in text:
+        betas = re.search(r"beta_min ([\d.]+\d), beta_max ([\d.]*\d)|VP ([\d.]+)/([\d.]+)", text)
+        low, high = (float(b) for b in betas.groups() if b) if betas else (0.1, 20.0)
+        return VP(beta_min=low, beta_max=high)
+    if "poly" in text:
         exponent = re.search(r"\(1-s\)\^(\d+)", text)
         return Polynomial(exponent=float(exponent[1]) if exponent else 1.0)
-    if "cosine" in text or "cos" in text:
-        return GVP()
-    return Linear()
+    return GVP() if "cos" in text else LINEAR
 
 
 def volatility_of(text: str) -> Volatility:
-    """g from its formula: a factor and a shape."""
-    factor, _, shape = text.partition("*")
-    names = {"s^2": "square", "s": "linear", "sigma(s)": "sigma", "1": "constant"}
-    known = next((k for k in ("sin", "tan", "exp", "clip") if shape.startswith(k)), None)
-    name = {"clip": "clipping"}.get(known, known) if known else names.get(shape, shape)
-    return Volatility(scale=float(factor), shape=name)  # type: ignore[arg-type]
+    """g from its formula: a factor, if any, and a shape, constant if none."""
+    parts = re.fullmatch(r"\s*(?:([\d.]+)\s*\*?)?\s*(.*?)\s*", text)
+    assert parts is not None
+    known = {
+        "s^2": "square", "square": "square", "sigma": "sigma", "sin": "sin", "tan": "tan",
+        "exp": "exp", "clip": "clipping", "max": "clipping", "s": "linear", "linear": "linear",
+    }  # fmt: skip
+    shape = max((k for k in known if parts[2].startswith(k)), key=len, default=None)
+    name = known[shape] if shape else "constant"
+    return Volatility(scale=float(parts[1] or 1), shape=name)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -196,13 +197,15 @@ def rollover(case: Case, given: dict[str, Tensor]) -> None:
     """One prompt, unfinished as released, and every number of every round."""
     spec, (mixture, _) = case.spec["config"], from_golden(given)
     steps = spec["max_steps"]
-    times, start = Circle()(VP(), steps), given["init"].double()
+    path, start = process_of(spec["interpolant"]), given["init"].double()
+    grid = Circle() if "sqrt" in spec["times"] else Uniform()
+    times = grid(path, steps)
     sampler = sampler_along(mixture, spec, times, tuple(start.shape[1:]))
     search = RolloverBudgetForcing(
         chains=spec["chains"], initial=spec["init_per_chain"], nfe=spec["max_nfe"], finish=False
     )
     assert search.plan(sampler)[0] == spec["base_quota"]
-    record = Record(start / VP().coeffs(times[0])[1], given["z"].double())
+    record = Record(start / path.coeffs(times[0])[1], given["z"].double())
     keys, cond = Proposals(torch.tensor([0]), record), Cond(drop=torch.ones(1, dtype=torch.bool))
     reward, found = Reward(given["target"].double()), {name: [] for name in case.expected}
     meter = Metered(sampler, reward, Ledger(), chunk=64, prompts=1)
