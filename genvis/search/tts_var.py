@@ -1,7 +1,7 @@
 """TTS-VAR: fewer and fewer candidates as scales get finer and cost more.
 
-Source: Ding et al. 2025, "TTS-VAR: A Test-Time Scaling Framework for Visual Auto-Regressive
-Generation", section 3 and released code.
+Source: "TTS-VAR: A Test-Time Scaling Framework for Visual Auto-Regressive Generation", 2025
+(arXiv 2507.18537), section 3 and released code.
 Letters: N the unit of the population; b_k candidates go on from scale k, in units of N.
 """
 
