@@ -1,6 +1,6 @@
 """What candidates look like, without a score, and which of them stand for the others.
 
-Sources: Ding et al. 2025, "TTS-VAR" and released code (one direction per image over the tokens of
+Sources: "TTS-VAR", 2025, and released code (one direction per image over the tokens of
 its patches); Arthur and Vassilvitskii 2007, "k-means++".
 Letters: n images, L patches of an image, D width; C candidates, K clusters.
 """

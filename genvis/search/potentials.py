@@ -2,7 +2,7 @@
 
 Sources: Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of
 Diffusion Models" (difference, max, sum); Kim et al. 2025, "Test-time Alignment of Diffusion Models
-without Reward Over-optimization" (tempered); Ding et al. 2025, "TTS-VAR" (value).
+without Reward Over-optimization" (tempered); "TTS-VAR", 2025 (value).
 Letters: tilt = lam score; G_k the potential at step k. At the end every lineage gets
 log G = tilt - (log G so far), so that its weight is exp(tilt) whatever came before: previews change
 the variance of the answer, never its expectation.
