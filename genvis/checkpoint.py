@@ -6,6 +6,7 @@ temporary name in the same folder and is renamed: a crash leaves the old file or
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -176,6 +177,12 @@ def read_folder(source: str | Path, revision: str | None = None) -> Saved:
     if not isinstance(config, dict):
         raise ValueError(f"{folder / CONFIG}: expected a mapping, got {type(config).__name__}")
     return Saved(config, load_tensors(folder / WEIGHTS))
+
+
+def file_sha256(path: str | Path) -> str:
+    """Of the bytes of a file, as hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | Path) -> Any:

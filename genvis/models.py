@@ -1,10 +1,9 @@
 """What a model folder can hold: the `name` in its config.json chooses from here."""
 
-import hashlib
 from pathlib import Path
 from typing import TypeVar
 
-from genvis.checkpoint import CONFIG, WEIGHTS, Saved
+from genvis.checkpoint import CONFIG, WEIGHTS, Saved, file_sha256
 from genvis.config import ConfigError, Table
 
 T = TypeVar("T")
@@ -33,7 +32,7 @@ def model_folder(source: str | Path) -> str | Path:
 def fingerprint(source: str | Path) -> str:
     """What tells these weights from others: the sha256 of a local model's file, or the hub id."""
     file = Path(model_folder(source)) / WEIGHTS
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else str(source)
+    return file_sha256(file) if file.exists() else str(source)
 
 
 def read_model(

@@ -20,10 +20,11 @@ from genvis.models import fingerprint
 from genvis.quant.plan import Plan
 from genvis.quant.report import summary
 from genvis.samplers.folder import Sampling, read_samples, sample_folder
+from genvis.samplers.generate import in_turn, of_classes
 from genvis.samplers.generator import Generator, GeneratorConfig
 from genvis.search.best_of_n import BestOfN
 from genvis.search.folder import search_folder
-from genvis.search.makers import generated, in_turn, of_classes
+from genvis.search.makers import generated
 from genvis.search.study import Study
 from genvis.training.fit import fit
 from genvis.training.recipe import Recipe

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genvis.checkpoint import file_sha256
 from genvis.config import Table, config, dump
 from genvis.data import DATASETS
 from genvis.data.stores import Folder, changed, expand
@@ -105,7 +106,7 @@ class Moments:
             images = source_of(self.path).open(Making(), chunk)
             return observe(images, extractor, folder, chunk=chunk).rows("features")
 
-        digest = hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+        digest = file_sha256(self.path)
         return Reference(
             Path(self.path).name,
             digest,

@@ -5,7 +5,6 @@ each holds its recipe, hash and accuracy.
 Letters: B images, D features, K classes, w width.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genvis.checkpoint import load_state, read_folder, save_folder
+from genvis.checkpoint import WEIGHTS, file_sha256, load_state, read_folder, save_folder
 from genvis.config import config
 from genvis.models import MODELS, model_folder, read_model
 
@@ -115,7 +114,7 @@ class Classifier:
         fresh = read_model(saved, folder, ClassifierConfig).build()
         load_state(fresh.net, saved.tensors, str(folder))
         fresh.net.eval().requires_grad_(False)
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        digest = file_sha256(folder / WEIGHTS)
         name = folder.parent.name if folder.name == "model" else folder.name  # a run's model
         return cls(fresh.config, fresh.net, name, digest)
 

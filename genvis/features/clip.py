@@ -5,7 +5,6 @@ Supervision". Nothing is downloaded.
 Letters: B rows, E width of the shared space, S side of the network's input.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genvis.checkpoint import load_state, load_tensors, read_json
+from genvis.checkpoint import file_sha256, load_state, load_tensors, read_json
 from genvis.features.clip_net import CLIPConfig, CLIPNet, from_open_clip, official_config
 from genvis.features.clip_tokens import CLIPTokenizer
 
@@ -150,8 +149,3 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{file}: holds no tensors by name")
     return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def file_sha256(file: str | Path) -> str:
-    with Path(file).open("rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()

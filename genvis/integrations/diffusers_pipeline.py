@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from genvis.checkpoint import file_sha256
 from genvis.config import config, dump
 from genvis.data.stores import Folder
 from genvis.devices import processes
@@ -107,10 +108,5 @@ def folder_sha256(folder: Path) -> str:
     """Of all files of a folder with their names: weights, configs, vocabularies."""
     digest = hashlib.sha256()
     for name in Folder(str(folder)).names:
-        digest.update(f"{name} {_of_file(folder / name)}\n".encode())
+        digest.update(f"{name} {file_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
-
-
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

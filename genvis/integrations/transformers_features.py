@@ -25,14 +25,12 @@ from genvis.config import config
 from genvis.devices import processes
 from genvis.evaluation.extraction import metric_name
 from genvis.evaluation.paired import SCORE
+from genvis.features.clip import MEAN, STD
 from genvis.images import to_uint8
 from genvis.types import Cond
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)
+CLIP = (MEAN, STD)
 PREFIX = "A photo depicts "
 ROWS = 32  # images in one pass
 
@@ -108,9 +106,11 @@ class DINOv2Features:
         _check_size(self.size)
 
     def build(self) -> TransformersFeatures:
-        net = _load("AutoModel", self.path)
+        net = load_local("AutoModel", self.path)
         prepare = Prepare(self.size, *IMAGENET, square=True)
-        return TransformersFeatures(net, prepare, _class_token, self.name, _sha256(self.path))
+        return TransformersFeatures(
+            net, prepare, _class_token, self.name, weights_sha256(self.path)
+        )
 
 
 @config
@@ -125,9 +125,9 @@ class CLIPFeatures:
         _check_size(self.size)
 
     def build(self) -> TransformersFeatures:
-        net = _load("CLIPModel", self.path)
+        net = load_local("CLIPModel", self.path)
         return TransformersFeatures(
-            net, Prepare(self.size, *CLIP), _image_embedding, self.name, _sha256(self.path)
+            net, Prepare(self.size, *CLIP), _image_embedding, self.name, weights_sha256(self.path)
         )
 
 
@@ -146,8 +146,8 @@ class CLIPScore:
         _check_size(self.size)
 
     def build(self) -> "ClipScorer":
-        net, tokenizer = _load("CLIPModel", self.path), _load("CLIPTokenizer", self.path)
-        return ClipScorer(net.to(processes().device), tokenizer, self, _sha256(self.path))
+        net, tokenizer = load_local("CLIPModel", self.path), load_local("CLIPTokenizer", self.path)
+        return ClipScorer(net.to(processes().device), tokenizer, self, weights_sha256(self.path))
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _image_embedding(net: Any, x: Tensor) -> Tensor:
     return net.visual_projection(pooled)
 
 
-def _load(kind: str, path: str) -> Any:
+def load_local(kind: str, path: str) -> Any:
     """What transformers calls `kind`, from a local folder. ImportError if it is not installed."""
     if not Path(path).is_dir():
         raise ValueError(f"{path}: no such model folder, and nothing is downloaded")
@@ -207,7 +207,7 @@ def _load(kind: str, path: str) -> Any:
     return loaded.eval().requires_grad_(False) if hasattr(loaded, "eval") else loaded
 
 
-def _sha256(path: str) -> str:
+def weights_sha256(path: str) -> str:
     """Of the weight files of a model folder, in the order of their names."""
     files = sorted(Path(path).glob("*.safetensors")) or sorted(Path(path).glob("*.bin"))
     if not files:

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 from genvis.config import config
 from genvis.devices import processes
 from genvis.images import to_uint8
-from genvis.integrations.transformers_features import IMAGENET, _load, _sha256
+from genvis.integrations.transformers_features import IMAGENET, load_local, weights_sha256
 from genvis.types import Cond
 from genvis.verifiers.class_score import ClassScore, Form
 from genvis.verifiers.scoring import Need, PerImage
@@ -69,8 +69,8 @@ class ImageClassifierConfig:
             raise ValueError(f"size must be at least 1 pixel, got {self.size}")
 
     def build(self) -> ClassScore:
-        net = _load("AutoModelForImageClassification", self.path).to(processes().device)
-        return ClassScore(ImageClassifier(net, _sha256(self.path), self.size), self.form)
+        net = load_local("AutoModelForImageClassification", self.path).to(processes().device)
+        return ClassScore(ImageClassifier(net, weights_sha256(self.path), self.size), self.form)
 
 
 @dataclass(frozen=True)
@@ -161,5 +161,7 @@ class YesProbabilityConfig:
             raise ValueError(f"question must hold {{}} for the prompt, got {self.question!r}")
 
     def build(self) -> YesProbability:
-        net = _load("AutoModelForImageTextToText", self.path).to(processes().device)
-        return YesProbability(net, _load("AutoProcessor", self.path), self, _sha256(self.path))
+        net = load_local("AutoModelForImageTextToText", self.path).to(processes().device)
+        return YesProbability(
+            net, load_local("AutoProcessor", self.path), self, weights_sha256(self.path)
+        )

@@ -93,10 +93,9 @@ def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     code of probability 0 is never drawn, however sums round.
     """
     upto = probabilities.cumsum(-1, dtype=torch.float64)  # in float32 rare codes share one place
-    u = (u * upto[..., -1])[..., None]  # float32 probabilities do not quite add up to 1
-    reached = (upto - probabilities <= u) & (probabilities > 0)
-    codes = torch.arange(probabilities.shape[-1], dtype=torch.int32, device=u.device)
-    return torch.where(reached, codes, -1).amax(-1).long()
+    total = upto[..., -1]  # float32 probabilities do not quite add up to 1
+    u = torch.minimum(u * total, total.nextafter(torch.zeros_like(total)))  # u may be 1
+    return torch.searchsorted(upto, u[..., None], right=True)[..., 0]
 
 
 def soften(logits: Tensor, exponential: Tensor, share: float) -> Tensor:

@@ -22,7 +22,7 @@ from genvis.models import fingerprint
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
 from genvis.samplers.base import BaseGenerator, SamplerChoice
-from genvis.samplers.generate import generate, labelled, trajectory
+from genvis.samplers.generate import generate, in_turn, of_classes, trajectory
 from genvis.types import Cond, Sampler, to
 
 
@@ -48,12 +48,7 @@ class Sampling:
         return HashKeys.of(self.seed, rows).fold("sample")
 
     def cond(self, rows: range, num_classes: int) -> Cond:
-        if self.classes is None:
-            return labelled(num_classes, rows)
-        classes = self.classes
-        if not all(0 <= label < num_classes for label in classes):
-            raise ValueError(f"classes must be in 0..{num_classes - 1}, got {list(classes)}")
-        return Cond(label=torch.tensor([classes[i % len(classes)] for i in rows]))
+        return in_turn(of_classes(num_classes, self.classes), rows)
 
 
 def sample_folder(

@@ -4,7 +4,7 @@ neighbours.
 Letters: N images, chunk rows per network call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -68,3 +68,18 @@ def labelled(num_classes: int, indices: range) -> Cond:
     if num_classes == 0:
         return Cond(drop=torch.ones(len(indices), dtype=torch.bool))
     return Cond(label=torch.tensor([i % num_classes for i in indices]))
+
+
+def of_classes(num_classes: int, classes: Sequence[int] | None) -> Cond:
+    """The given classes, or all there are. ValueError for some that are not there."""
+    if classes is None:
+        return labelled(num_classes, range(num_classes or 1))
+    if not all(0 <= label < num_classes for label in classes):
+        known = f"0..{num_classes - 1}" if num_classes else "none: this model has no classes"
+        raise ValueError(f"classes must be in {known}, got {list(classes)}")
+    return Cond(label=torch.tensor(list(classes)))
+
+
+def in_turn(things: Cond, rows: range) -> Cond:
+    """Conditions (P rows) for images, which have number i mod P."""
+    return take(things, torch.tensor([i % len(things) for i in rows]))

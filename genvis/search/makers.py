@@ -4,20 +4,17 @@ A plain path names its own kind; what needs more words (a negative prompt) is a 
 `name:` and fields. Letters: P things that images may show.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import torch
 
 from genvis.config import Table, config, read_yaml
 from genvis.devices import processes
 from genvis.models import fingerprint
 from genvis.samplers.base import BaseGenerator, load_generator
-from genvis.samplers.generate import labelled, price
+from genvis.samplers.generate import in_turn, of_classes, price
 from genvis.search.study import Study
-from genvis.types import Cond, Sampler, take
+from genvis.types import Cond, Sampler
 
 
 @dataclass(frozen=True)
@@ -100,18 +97,3 @@ def generated(generator: BaseGenerator, identity: str, study: Study) -> Maker:
     )
     final = None if study.final is None else here.sampler(study.final)
     return Maker(here.sampler(study.sampler), final, things, identity)
-
-
-def of_classes(num_classes: int, classes: Sequence[int] | None) -> Cond:
-    """The given classes, or all there are. ValueError for some that are not there."""
-    if classes is None:
-        return labelled(num_classes, range(num_classes or 1))
-    if not all(0 <= label < num_classes for label in classes):
-        known = f"0..{num_classes - 1}" if num_classes else "none: this model has no classes"
-        raise ValueError(f"classes must be in {known}, got {list(classes)}")
-    return Cond(label=torch.tensor(list(classes)))
-
-
-def in_turn(things: Cond, rows: range) -> Cond:
-    """Conditions (P rows) for images, which have number i mod P."""
-    return take(things, torch.tensor([i % len(things) for i in rows]))

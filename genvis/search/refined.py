@@ -7,6 +7,8 @@ Steps": SiT is searched at 50 evaluations a candidate and sampled at 250.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from genvis.random import Keys
 from genvis.search.ledger import Ledger
 from genvis.search.metered import Metered
@@ -55,7 +57,7 @@ class Refined:
             images=made.images,
             scores=scores,
             policy=f"{found.policy}, sampled again",
-            chosen=found.chosen * 0 + number,
+            chosen=torch.full_like(found.chosen, number),
             trace=(*found.trace, last),
             searched=found.scores,
         )

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from genvis.checkpoint import load_state
+from genvis.checkpoint import file_sha256, load_state
 from genvis.config import config
 from genvis.devices import processes
-from genvis.features.clip import CLIP, file_sha256, read_state
+from genvis.features.clip import CLIP, read_state
 from genvis.types import Cond
 from genvis.verifiers.scoring import PerImage
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genvis.checkpoint import load_state
+from genvis.checkpoint import file_sha256, load_state
 from genvis.config import config
 from genvis.devices import processes
 from genvis.features import EXTRACTORS
 from genvis.features.classifier import Classifier
-from genvis.features.clip import CLIP, file_sha256, read_state
+from genvis.features.clip import CLIP, read_state
 from genvis.types import Cond
 from genvis.verifiers.scoring import Need, PerImage
 

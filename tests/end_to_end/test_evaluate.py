@@ -16,22 +16,12 @@ import pytest
 import torch
 
 from genvis.checkpoint import load_tensors
-from genvis.config import build
 from genvis.data.digits import DigitsConfig
 from genvis.evaluation.records import append, read
 from genvis.images import png, to_uint8
-from genvis.samplers.generator import GeneratorConfig
 from tests.launch import launch
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning:genvis"}
-GENERATOR = {
-    "backbone": {"name": "dit", "size": 8, "channels": 1, "num_classes": 10, "width": 16,
-                 "depth": 1, "heads": 2},
-    "process": {"name": "linear"},
-    "prediction": {"name": "velocity"},
-    "tokenizer": {"name": "pixels", "channels": 1},
-    "sampler": {"steps": 2},
-}  # fmt: skip
 SUITE = "configs/digits/suite.yaml"
 SMALL = ["making.count=44", "chunk=10", "measures=[{name: frechet}]", "keep=png"]
 
@@ -68,17 +58,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes() for file in found if file.name != ".lock"
     }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    made = build(GeneratorConfig, GENERATOR).build()
-    for parameter in made.net.parameters():
-        torch.nn.init.normal_(parameter, std=0.08)
-    folder = tmp_path_factory.mktemp("model") / "model"
-    made.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from genvis.config import build, read_yaml
+from genvis.config import read_yaml
 from genvis.images import load_images
-from genvis.samplers.generator import GeneratorConfig
-from tests.end_to_end.test_evaluate import GENERATOR, run
+from tests.end_to_end.test_evaluate import run
 from tests.launch import launch
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::UserWarning:genvis"}
@@ -36,17 +34,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def files(folder: Path) -> dict[str, bytes]:
     found = [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    made = build(GeneratorConfig, GENERATOR).build()
-    for parameter in made.net.parameters():
-        torch.nn.init.normal_(parameter, std=0.08)
-    folder = tmp_path_factory.mktemp("model") / "model"
-    made.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -469,5 +469,7 @@ def test_a_network_without_classes_is_sampled_too(tmp_path) -> None:
     images, labels = sample_folder(config.build(), sampling, tmp_path / "samples", "fresh")
     assert images.shape == (5, 3, 8, 8)
     assert labels is None
-    with pytest.raises(ValueError, match=r"classes must be in 0..-1, got \[3\]"):
+    with pytest.raises(
+        ValueError, match=r"classes must be in none: this model has no classes, got \[3\]"
+    ):
         Sampling(sampler=SamplerConfig(), classes=(3,)).cond(range(2), 0)
