@@ -55,7 +55,8 @@ def main() -> None:
         drafter: Annotated[ScaleBackboneConfig, SCALE_BACKBONES]
         refiner: Annotated[ScaleBackboneConfig, SCALE_BACKBONES]
         draft_steps: tuple[int, ...] = (8,)  # none: no collaboration
-        sides: tuple[Literal[256, 512, 1024], ...] = (256,)  # of the images, in pixels
+        # of the images, in pixels; null: the models' own scales
+        sides: tuple[Literal[256, 512, 1024] | None, ...] = (256,)
         batch: int = 1
         repeats: int = 3
         device: str = "cpu"
@@ -71,16 +72,15 @@ def main() -> None:
     plan = build(Benchmark, override(suggested, args.overrides))
     sampling = NextScaleConfig(
         guidance=ScaleGuidance(scale=2.5),
-        decoding=Decoding(top_k=900, top_p=0.96),
+        decoding=Decoding(top_k=900, top_p=0.96),  # of 4,096 codes; all, where there are fewer
         precision=plan.dtype,
     )
 
-    def generator(backbone: Any, side: int) -> ScaleGenerator:
+    def generator(backbone: Any, side: int | None) -> ScaleGenerator:
         """The backbone at the schedule of a side, on the device."""
-        backbone = replace(backbone, scales=schedules[side])
-        codes = MultiScaleConfig(
-            codes=backbone.codes, width=backbone.code_width, scales=schedules[side]
-        )
+        scales = schedules.get(side, backbone.scales)
+        backbone = replace(backbone, scales=scales)
+        codes = MultiScaleConfig(codes=backbone.codes, width=backbone.code_width, scales=scales)
         nets = ConvConfig() if plan.decode else ConvConfig(width=32, multipliers=(1,), blocks=1)
         tokenizer = MultiScaleVQConfig(nets=nets, quantizer=codes)
         with torch.device(plan.device):
@@ -156,7 +156,7 @@ def main() -> None:
 
     lines: list[dict[str, Any]] = []
 
-    def report(side: int, name: str, size: int, found: dict[str, Any]) -> None:
+    def report(side: int | None, name: str, size: int, found: dict[str, Any]) -> None:
         first = next((line for line in lines if line["side"] == side), found)
         ratio = round(found["images_per_s"] / first["images_per_s"], 3)
         named = {"side": side, "model": name, "batch": plan.batch, "weight_bytes": size}

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,10 @@ def load_state(net: nn.Module, tensors: Mapping[str, Tensor], source: str) -> No
     net.load_state_dict(dict(tensors), strict=True)
 
 
-def check_target(folder: str | Path) -> None:
-    """ValueError unless `save_folder` may write here: nothing there yet, or a model folder."""
+def check_target(folder: str | Path, beside: Iterable[str] = ()) -> None:
+    """ValueError unless `save_folder` may write here: nothing there yet, or a model folder; other
+    files that such a model's may hold: `beside`.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, expected a folder")
@@ -145,6 +147,7 @@ def check_target(folder: str | Path) -> None:
     if not above.is_dir():
         raise ValueError(f"{folder}: cannot be made, since {above} is a file")
     found = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    found -= set(beside) if found >= {CONFIG, WEIGHTS} else set()
     if found and found != {CONFIG, WEIGHTS}:
         named = ", ".join(sorted(found - {CONFIG, WEIGHTS})[:3]) or f"only {min(found)}"
         raise ValueError(f"{folder}: not replaced, since it is no model folder: holds {named}")

@@ -1,8 +1,9 @@
 """What a person at a terminal sees: one line for a mistake, a bar for long work. Needs no torch."""
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -57,6 +58,30 @@ def takes_model(script: ArgumentParser) -> None:
 def takes_overrides(script: ArgumentParser, text: str) -> None:
     """Any number of dotted overrides, after the script's other positional arguments."""
     script.add_argument("overrides", nargs="*", metavar="a.b=c", help=text)
+
+
+def takes_prompts(script: ArgumentParser) -> None:
+    """The arguments of a script that makes images of texts: `--prompt` and `--prompts`."""
+    script.add_argument("--prompt", action="append", help="an image of this; may be repeated")
+    script.add_argument("--prompts", help="a text file: a line an image")
+
+
+def prompts_of(args: Namespace) -> list[str]:
+    """What `takes_prompts` was given."""
+    return [*(args.prompt or ()), *(prompt_lines(args.prompts) if args.prompts else ())]
+
+
+def prompt_lines(path: str) -> tuple[str, ...]:
+    """The lines of a text file that are not blank. ValueError for none, or if it is missing."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        lines = tuple(filter(str.strip, Path(path).read_text(encoding="utf-8").splitlines()))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8: {error}") from error
+    if not lines:
+        raise ValueError(f"{path}: holds no prompt")
+    return lines
 
 
 def run(main: Callable[[], None]) -> None:

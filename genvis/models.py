@@ -15,6 +15,7 @@ MODELS = Table(
         "scale_generator": "genvis.samplers.scale_generator:ScaleGeneratorConfig",
         "classifier": "genvis.features.classifier:ClassifierConfig",
         "tokenizer": "genvis.tokenizers.model:TokenizerModelConfig",
+        "clip": "genvis.integrations.transformers_clip:CLIPModelConfig",
     },
 )
 

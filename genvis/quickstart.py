@@ -20,7 +20,7 @@ from genvis.models import fingerprint
 from genvis.quant.plan import Plan
 from genvis.quant.report import summary
 from genvis.samplers.folder import Sampling, read_samples, sample_folder
-from genvis.samplers.generate import in_turn, of_classes
+from genvis.samplers.generate import in_turn
 from genvis.samplers.generator import Generator, GeneratorConfig
 from genvis.search.best_of_n import BestOfN
 from genvis.search.folder import search_folder
@@ -91,11 +91,10 @@ class Quickstart:
                 fresh.changed(plan)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        classes = model.backbone.num_classes
         needed = self.judge.held_out.labels.bincount()
         made = {
-            "sampling": self.sampling.cond(range(self.sampling.count), classes),
-            "search": in_turn(of_classes(classes, self.study.classes), range(self.study.count)),
+            "sampling": in_turn(self.sampling.things(fresh), range(self.sampling.count)),
+            "search": in_turn(fresh.things(self.study.classes), range(self.study.count)),
         }
         for name, cond in made.items():
             assert cond.label is not None

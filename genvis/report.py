@@ -6,7 +6,6 @@ each with `NAME_samples/`), and `records.jsonl`. The page is self-contained: pic
 inside it.
 """
 
-import base64
 import html
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,10 @@ from genvis.checkpoint import atomic_write, read_json
 from genvis.evaluation.evaluate import by_subject, caption, protocols, tabulate
 from genvis.evaluation.records import Record, read
 from genvis.evaluation.tables import cells
+from genvis.page import figure, page, picture, table
 from genvis.plots import Curve, svg
 from genvis.training.callbacks import BINS
 from genvis.training.journal import read_journal
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #333;
-  max-width: 1080px; margin: 2em auto; padding: 0 1em }
-h1, h2 { font-weight: 600 } h2 { margin-top: 2em; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; margin: 1em 0 }
-td, th { padding: .3em .9em; text-align: right }
-th { border-bottom: 1px solid #999; font-weight: 600 }
-td:first-child, th:first-child { text-align: left }
-figure { display: inline-block; margin: .5em 1.2em .5em 0; vertical-align: top }
-figcaption, .note { color: #666 }
-img { image-rendering: pixelated; max-width: 500px }
-pre { background: #f6f6f6; padding: 1em; overflow-x: auto }
-"""
 
 
 def write_report(folder: str | Path) -> Path:
@@ -54,13 +40,8 @@ def write_report(folder: str | Path) -> Path:
         _quantization(folder, judged),
         _origin(folder, records),
     ]
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>genvis report</title>"
-        f"<style>{STYLE}</style><body><h1>genvis: {html.escape(folder.name)}</h1>"
-        f"{''.join(parts)}</body></html>"
-    )
     path = folder / "report.html"
-    atomic_write(path, page)
+    atomic_write(path, page(f"genvis: {folder.name}", parts))
     return path
 
 
@@ -68,14 +49,14 @@ def _summary(records: list[Record]) -> str:
     keys = ("fd_train", "fd_held-out", "svm_accuracy", "nearest_ratio")
     return (
         f"<p>{html.escape(caption(records))} The SVM reads labels from pixels; a ratio well below "
-        f"1 in the last column means copying.</p>{_table(tabulate(records, keys=keys))}"
+        f"1 in the last column means copying.</p>{table(tabulate(records, keys=keys))}"
     )
 
 
 def _other(records: list[Record]) -> str:
     """Distances that were measured otherwise, which cannot stand in one table with the first."""
     rows = tabulate(records)
-    return f"<p>{html.escape(caption(records))}</p>{_table(rows)}" if len(rows[0]) > 1 else ""
+    return f"<p>{html.escape(caption(records))}</p>{table(rows)}" if len(rows[0]) > 1 else ""
 
 
 def _measures(records: list[Record]) -> str:
@@ -83,7 +64,7 @@ def _measures(records: list[Record]) -> str:
     measured = [record for record in records if record.extractor and record.error is not None]
     if not measured:
         return ""
-    return f"<h2>Measures</h2>{_table(cells(measured))}"
+    return f"<h2>Measures</h2>{table(cells(measured))}"
 
 
 def _samples(folder: Path) -> str:
@@ -119,7 +100,7 @@ def _training(run: Path) -> str:
         )
     grids = sorted((run / "samples").glob("step_*.png"))
     pictures = [_picture(path, f"step {int(path.stem.removeprefix('step_'))}") for path in grids]
-    return "<h2>Training</h2>" + "".join(map(_figure, plots)) + "".join(pictures)
+    return "<h2>Training</h2>" + "".join(map(figure, plots)) + "".join(pictures)
 
 
 def _search(folder: Path, records: list[Record]) -> str:
@@ -178,10 +159,10 @@ def _search(folder: Path, records: list[Record]) -> str:
     return "".join(
         [
             "<h2>Search</h2>",
-            _table(tabulate(records, names, keys)),
+            table(tabulate(records, names, keys)),
             gain,
             warning,
-            *map(_figure, plots),
+            *map(figure, plots),
             f"<div>{''.join(pictures)}</div>",
         ]
     )
@@ -196,7 +177,7 @@ def _quantization(folder: Path, records: list[Record]) -> str:
     pictures = [_picture(folder / f"{name}_samples" / "grid.png", name) for name in names]
     return (
         "<h2>Quantized weights</h2><p>The same keys through each network; PSNR against full "
-        f"precision.</p>{_table(tabulate(records, names, keys))}{''.join(pictures)}"
+        f"precision.</p>{table(tabulate(records, names, keys))}{''.join(pictures)}"
     )
 
 
@@ -210,24 +191,10 @@ def _origin(folder: Path, records: list[Record]) -> str:
     )
 
 
-def _table(rows: list[list[str]]) -> str:
-    head, *body = (
-        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-        for tag, row in zip(["th"] + ["td"] * len(rows), rows, strict=False)
-    )
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
-
-
-def _figure(content: str, caption: str = "") -> str:
-    return f"<figure>{content}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
 def _picture(path: Path, caption: str) -> str:
     if not path.exists():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    alt = html.escape(caption)
-    return _figure(f"<img alt='{alt}' src='data:image/png;base64,{data}'>", caption)
+    return figure(picture(path.read_bytes(), caption), caption)
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> list[float]:

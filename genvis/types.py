@@ -24,10 +24,12 @@ class Cond:
     """What a batch is conditioned on. Every leaf is batch-first; what is None was not given.
 
     label (B,) int64; text (B, L, D) with text_mask (B, L) bool (True = a real token) and pooled
-    (B, D); prompts: B strings, which verifiers and records need; negative: the condition to steer
-    away from; known: (values, mask) to keep, for in-painting, of token pyramids (B, L) int64 and
-    (B, L) bool with the scales one after the other; drop (B,) bool: rows whose condition the
-    network must ignore.
+    (B, D); prompts: B strings, which verifiers and records need, and which a text encoder turns
+    into the three (`genvis/text`); an empty one is no prompt, and its row counts as dropped.
+    negative: the condition to steer away from; known: (values, mask) to keep, for in-painting, of
+    token pyramids (B, L) int64 and (B, L) bool with the scales one after the other; drop (B,) bool:
+    rows whose condition the network must ignore. It then has a "no text" of its own, or takes that
+    of `negative`, which is the null prompt's where a text encoder made the text.
     """
 
     label: Tensor | None = None
@@ -230,13 +232,54 @@ class Backbone(Protocol):
 
 
 class BackboneConfig(Protocol):
-    """What `build` makes, and the latent shape (C, h, w) it is made for."""
+    """What `build` makes, and the latent shape (C, h, w) it is made for.
+
+    A config may also have text_width, the width D of the cond.text that its network takes, 0 if it
+    takes none, and text_tokens, how many at most. So may a `ScaleBackboneConfig`.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
     @property
     def num_classes(self) -> int: ...
     def build(self) -> nn.Module: ...
+
+
+class TextEncoder(Protocol):
+    """From prompts to features (B, L, D) of a fixed length L, so that no row depends on another.
+
+    The empty prompt (blanks alone) is the null prompt: what a network sees that is told nothing.
+    An encoder that is trained with the generator is an `nn.Module`, whose weights are the
+    generator's; a frozen one is not, and has `identity`, which tells its features from others'.
+    """
+
+    @property
+    def constant_tokens(self) -> int:
+        """How many tokens, from the first, have features that never depend on the prompt, so that
+        quantization may keep them apart: the first of a causal encoder, none of any other.
+        """
+        ...
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """ValueError for prompts that cannot be encoded whole, naming the words and the limit."""
+        ...
+
+    def __call__(self, prompts: Sequence[str]) -> Cond:
+        """prompts with their text (B, L, D), text_mask (B, L) and, if there is one, pooled (B, D).
+
+        ValueError as `check`.
+        """
+        ...
+
+
+class TextEncoderConfig(Protocol):
+    """What `build` makes, and the features it gives: `length` L tokens, `width` D."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    def build(self) -> TextEncoder: ...
 
 
 class ScaleBackbone(Protocol):

@@ -12,8 +12,6 @@ gets the images found (samples.npz, grid.png; of every budget in budget_NNN), re
 an image: scores, lineage, what was spent), search.json, scores.png and tree.png.
 """
 
-from pathlib import Path
-
 from genvis import console
 
 
@@ -22,8 +20,7 @@ def main() -> None:
     console.takes_model(parser)
     parser.add_argument("study", help="a YAML file, such as configs/digits/search.yaml")
     console.takes_overrides(parser, "changes to the study, such as search.n=32")
-    parser.add_argument("--prompt", action="append", help="an image of this; may be repeated")
-    parser.add_argument("--prompts", help="a text file: a line an image")
+    console.takes_prompts(parser)
     parser.add_argument("--out", required=True, help="the folder for the result")
     args = parser.parse_intermixed_args()
 
@@ -36,12 +33,7 @@ def main() -> None:
     from genvis.search.study import Study
 
     data = read_yaml(args.study)
-    prompts = args.prompt or []
-    if args.prompts:
-        if not Path(args.prompts).is_file():
-            raise ValueError(f"{args.prompts}: no such file")
-        prompts += filter(str.strip, Path(args.prompts).read_text().splitlines())
-    if prompts:
+    if prompts := console.prompts_of(args):
         data |= {"prompts": prompts, "count": len(prompts)}
     study = build(Study, override(data, args.overrides))
     source = source_of(args.model, trust_code=args.trust_code)

@@ -17,7 +17,7 @@ from genvis.config import ConfigError, Table, config
 HOUSE = Path(genvis.__file__).parent
 FLOORS = [
     {"config", "random", "console", "devices"},
-    {"types", "checkpoint", "plots"},
+    {"types", "checkpoint", "plots", "page"},
     {"kernels", "images", "models"},
     {"nn"},
     {"backbones", "tokenizers", "processes", "features", "text", "data"},

@@ -1,7 +1,12 @@
-"""Quantize a generator's weights by a plan of ordered rules.
+"""Quantize a generator's weights by a plan of ordered rules, given or found.
 
-Example: python train_scripts/quantize.py runs/digits_dit configs/digits/int4.yaml --out runs/int4
-The result is a model folder, sampled, searched and evaluated like any other.
+Examples:
+  python train_scripts/quantize.py runs/digits_dit configs/digits/int4.yaml --out runs/int4
+  python train_scripts/quantize.py runs/digits_dit configs/quant/w4a16.yaml --out runs/w4 \\
+         rules.1.rounding=gptq calibration.rows=256
+  python train_scripts/quantize.py runs/digits_dit configs/digits/mixed.yaml --out runs/mixed
+The result is a model folder, sampled, searched and evaluated like any other. What was drawn,
+measured and allocated on the way is kept in OUT_stages, and an interrupted run goes on from there.
 """
 
 from pathlib import Path
@@ -12,27 +17,29 @@ from genvis import console
 def main() -> None:
     parser = console.parser(__doc__)
     console.takes_model(parser)
-    parser.add_argument("plan", help="a YAML file of rules, such as configs/digits/int4.yaml")
-    console.takes_overrides(parser, "changes to the plan, such as rules.0.weight.bits=3")
+    parser.add_argument("plan", help="a YAML file of rules, or of choices and budgets (mixed)")
+    console.takes_overrides(parser, "changes to the file, such as rules.0.weight.bits=3")
     parser.add_argument("--out", required=True, help="the model folder to write")
+    parser.add_argument("--stages", help="the folder for what is found on the way")
     args = parser.parse_intermixed_args()
 
     from genvis.checkpoint import check_target
+    from genvis.compression.pipeline import Compression
     from genvis.config import load
-    from genvis.models import model_folder
-    from genvis.quant.activations import uncalibrated
-    from genvis.quant.plan import Plan
+    from genvis.devices import processes
+    from genvis.models import fingerprint, model_folder
     from genvis.quant.report import summary
     from genvis.samplers.base import load_generator
 
     check_target(args.out)
     if Path(args.out).resolve() == Path(model_folder(args.model)).resolve():
         raise ValueError(f"{args.out}: is the model to quantize; choose another folder")
-    plan = load(Plan, args.plan, args.overrides)
-    generator = load_generator(args.model, trust_code=args.trust_code)
-    quantized = generator.changed(plan)
-    if static := uncalibrated(quantized.net):
-        raise ValueError(f"{args.plan}: {static[0]} wants a static range, which needs calibration")
+    compression = load(Compression, args.plan, args.overrides)
+    generator = load_generator(args.model, trust_code=args.trust_code).to(processes().device)
+    stages = args.stages or f"{args.out}_stages"
+    quantized = compression.apply(generator, stages, fingerprint(args.model))
+    if not processes().is_main_process:
+        return
     quantized.save_pretrained(args.out)
     result = summary(generator.net, quantized.net)
     for layer in result.layers:

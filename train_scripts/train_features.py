@@ -1,7 +1,11 @@
-"""Train a feature extractor or verifier and store it where the package ships it.
+"""Train a feature extractor or verifier, a classifier or a CLIP, and store it where the package
+ships it, with its recipe, hash and worth on held-out images in a JSON beside it.
 
-Example: python train_scripts/train_features.py configs/digits/features/digits-cnn-v1.yaml \\
-             runs/digits-cnn-v1 --to genvis/features/weights/digits-cnn-v1
+Examples:
+  python train_scripts/train_features.py configs/digits/features/digits-cnn-v1.yaml \\
+         runs/digits-cnn-v1 --to genvis/features/weights/digits-cnn-v1
+  python train_scripts/train_features.py configs/shapes/features/shapes-clip-v1.yaml \\
+         runs/shapes-clip-v1 --to genvis/features/weights/shapes-clip-v1
 """
 
 from genvis import console
@@ -14,41 +18,31 @@ def main() -> None:
     )
     parser.add_argument("run", help="the run folder; an interrupted run there is resumed")
     console.takes_overrides(parser, "changes to the recipe")
-    parser.add_argument(
-        "--to",
-        required=True,
-        help="the folder that gets config.json and model.safetensors",
-    )
+    parser.add_argument("--to", required=True, help="the folder that gets config and weights")
     args = parser.parse_args()
 
     import json
     from pathlib import Path
 
-    import torch
-
     from genvis.checkpoint import atomic_write, check_target
     from genvis.config import dump, load
-    from genvis.features.classifier import Classifier
+    from genvis.evaluation.held_out import measure_of
+    from genvis.features.clip_tokens import FILES
     from genvis.training.fit import fit
     from genvis.training.recipe import Recipe
 
-    check_target(args.to)
+    check_target(args.to, beside=FILES)
     recipe = load(Recipe, args.recipe, args.overrides)
+    measure = measure_of(recipe.objective)
     fit(recipe, args.run).save_pretrained(args.to)
-    shipped = Classifier.from_pretrained(Path(args.to).resolve())
-    held_out = recipe.data.build("val")
-    batch = held_out[range(len(held_out))]
-    with torch.no_grad():
-        accuracy = (shipped.log_probs(batch.x).argmax(1) == batch.cond.label).float().mean().item()
+    worth = measure(Path(args.to).resolve(), recipe.data)
     record = {
-        "sha256": shipped.sha256,
-        "held_out_accuracy": round(accuracy, 4),
-        "held_out": len(held_out),
+        **worth,
         "command": f"python train_scripts/train_features.py {args.recipe} RUN --to {args.to}",
         "recipe": dump(recipe),
     }
     atomic_write(Path(args.to).with_suffix(".json"), json.dumps(record, indent=1) + "\n")
-    print(f"{shipped.name}:{shipped.sha256[:6]} held-out accuracy {accuracy:.4f}")
+    print(f"{Path(args.to).name}: {json.dumps(worth)}")
 
 
 if __name__ == "__main__":

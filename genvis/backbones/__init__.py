@@ -15,16 +15,26 @@ BACKBONES = Table(
             for size in ("s", "b", "l", "xl")
             for patch in (2, 4, 8)
         },
+        "pixart": "genvis.backbones.pixart:PixArtConfig",
+        **{
+            f"pixart_{size}": f"genvis.backbones.pixart:PIXART_{size.upper()}"
+            for size in ("xl_2", "xl_2_512", "xl_2_1024")
+        },
         "uvit": "genvis.backbones.uvit:UViTConfig",
         **{
             f"uvit_{size}": f"genvis.backbones.uvit:UVIT_{size.upper()}"
-            for size in ("s_2", "s_2_deep", "m_4", "l_2", "l_4", "h_2", "h_4")
+            for size in ("s_2", "s_2_text", "s_2_deep", "m_4", "l_2", "l_4", "h_2", "h_4")
         },
         "dimr": "genvis.backbones.dimr:DiMRConfig",
         "dimr_xl_2r": "genvis.backbones.dimr:DIMR_XL_2R",
         "dimr_g_2r": "genvis.backbones.dimr:DIMR_G_2R",
         "unet": "genvis.backbones.unet:UNetConfig",
         "unet_adm_256": "genvis.backbones.unet:UNET_ADM_256",
+        "unet_ldm": "genvis.backbones.unet_ldm:LDMUNetConfig",
+        **{
+            f"unet_{name}": f"genvis.backbones.unet_ldm:UNET_{name.upper()}"
+            for name in ("sd_1", "sd_2", "sdxl", "td4_4")
+        },
         "lego": "genvis.backbones.lego:LEGOConfig",
         **{
             f"lego_{name}": f"genvis.backbones.lego:LEGO_{name.upper()}"

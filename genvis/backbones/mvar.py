@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genvis.backbones.scale_text import Cross
 from genvis.backbones.scales import (
+    KV,
     OFFICIAL_ARGUMENTS,
     OFFICIAL_TRAINING,
-    ClassEmbedding,
     DropPath,
     Projections,
     ScaleConfig,
@@ -62,7 +63,7 @@ MVAR_D32 = MVARConfig(width=2048, depth=32, heads=32, drop_path=0.1 * 32 / 24, g
 
 class MVAR(ScaleTransformer):
     def __init__(self, config: MVARConfig) -> None:
-        super().__init__(config, ClassEmbedding(config.num_classes + 1, config.width))
+        super().__init__(config)
         blocks = [Block(config, rate) for rate in config.drop_paths]
         self.blocks = nn.ModuleList(blocks)
         initialize(self)
@@ -75,13 +76,16 @@ class MVAR(ScaleTransformer):
 
 
 class Block(nn.Module):
-    """Attention, scan and MLP, each modulated and gated by the condition."""
+    """Attention, to the text too where there is one, scan and MLP, modulated and gated by the
+    condition.
+    """
 
     def __init__(self, config: MVARConfig, drop_path: float) -> None:
         super().__init__()
         d = config.width
         self.norm = nn.LayerNorm(d, config.eps, elementwise_affine=False)
         self.attn = Attention(d, config.heads, config.attn_l2_norm)
+        self.cross = Cross(d, config.heads, config.eps) if config.text else None
         self.mamba = Mamba2(
             d, config.state, config.conv, config.expand, config.scan_head, config.groups
         )
@@ -97,17 +101,27 @@ class Block(nn.Module):
         nn.init.zeros_(self.mamba.conv1d.get_parameter("bias"))
 
     def forward(
-        self, x: Tensor, c: Tensor, sizes: list[int], memory: ScanState | None
-    ) -> tuple[Tensor, ScanState]:
-        """x (B, n, D) of scales with so many tokens each, and the state of the scan behind them."""
+        self,
+        x: Tensor,
+        c: Tensor,
+        sizes: list[int],
+        memory: tuple[ScanState, KV | None] | None,
+        *text: Tensor,
+    ) -> tuple[Tensor, tuple[ScanState, KV | None]]:
+        """x (B, n, D) of scales with so many tokens each, and the state of the scan behind them and
+        the keys and values of the text.
+        """
+        scanned, read = memory or (None, None)
         modulation = self.ada_lin(c).chunk(9, dim=1)
         (gate1, gate2, gate3), scale, shift = modulation[:3], modulation[3:6], modulation[6:]
         out = self.attn(modulate(self.norm(x), shift[0], scale[0]), sizes)
         x = x + self.drop_path(gate1[:, None] * out)
-        out, memory = self.mamba.extend(modulate(self.norm(x), shift[1], scale[1]), memory)
+        if self.cross is not None:
+            x, read = self.cross(x, read, *text)
+        out, scanned = self.mamba.extend(modulate(self.norm(x), shift[1], scale[1]), scanned)
         x = x + self.drop_path(gate2[:, None] * out)
         out = self.ffn(modulate(self.norm(x), shift[2], scale[2]))
-        return x + self.drop_path(gate3[:, None] * out), memory
+        return x + self.drop_path(gate3[:, None] * out), (scanned, read)
 
 
 class Attention(Projections):

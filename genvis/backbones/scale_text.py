@@ -8,11 +8,11 @@ Letters: B rows, L text tokens of width S, N tokens of the learned text, D width
 """
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from genvis.config import config
-from genvis.kernels.attention import attention
+from genvis.nn.text import text_of
+from genvis.nn.transformer import CrossAttention
 from genvis.types import Cond
 
 KV = tuple[Tensor, Tensor]  # keys and values (B, H, N + L, D / H)
@@ -34,7 +34,7 @@ class TextEmbedding(nn.Module):
         self.null = nn.Parameter(torch.empty(config.null_tokens, config.width))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.query = nn.Parameter(torch.empty(1, width))
-        self.pool = CrossAttention(width, config.width, heads)
+        self.pool = CrossAttention(width, heads, config.width)
         self.proj = nn.Sequential(
             nn.Linear(config.width, width), nn.GELU("tanh"), nn.Linear(width, width)
         )
@@ -46,47 +46,27 @@ class TextEmbedding(nn.Module):
 
         A row that is dropped, or whose text has no token, sees the learned text and no other.
         """
-        text, seen = self._given(cond, rows)
+        text, seen = text_of(cond, rows, self.null.shape[1], self.null)
         null = self.null.expand(rows, -1, -1)
-        tokens = self.norm(torch.cat([null, text.to(null.dtype)], dim=1))
+        tokens = self.norm(torch.cat([null, text], dim=1))
         none = ~seen.any(1, keepdim=True)
         seen = torch.cat([none.expand(-1, null.shape[1]), seen], dim=1)
         query = self.query.expand(rows, -1, -1)
         pooled = self.pool(query, self.pool.keys(tokens), seen)[:, 0]
         return pooled, self.proj(tokens), seen
 
-    def _given(self, cond: Cond, rows: int) -> tuple[Tensor, Tensor]:
-        """The text (B, L, S) and which of its tokens count (B, L)."""
-        text, drop, width = cond.text, cond.drop, self.null.shape[1]
-        if text is None:
-            if drop is None or not bool(drop.all()):
-                raise ValueError("cond.text is missing: this network is text-conditional")
-            text = self.null.new_empty(rows, 0, width)
-        if text.ndim != 3 or text.shape[2] != width:
-            raise ValueError(f"cond.text must be (B, L, {width}), got {tuple(text.shape)}")
-        seen = cond.text_mask
-        if seen is None or cond.text is None:
-            seen = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-        return text, seen if drop is None else seen & ~drop[:, None]
 
+class Cross(nn.Module):
+    """Attention to the text behind a norm of its own, with keys and values that are made once."""
 
-class CrossAttention(nn.Module):
-    """Attention to texts, scores divided by sqrt(D / H)."""
-
-    def __init__(self, width: int, text_width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, eps: float) -> None:
         super().__init__()
-        self.heads = heads
-        self.mat_q = nn.Linear(width, width)
-        self.mat_kv = nn.Linear(text_width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.attn = CrossAttention(width, heads)
 
-    def keys(self, text: Tensor) -> KV:
-        """The keys and values of the tokens (B, L, S)."""
-        k, v = rearrange(self.mat_kv(text), "b l (two h d) -> two b h l d", two=2, h=self.heads)
-        return k, v
-
-    def forward(self, x: Tensor, kv: KV, seen: Tensor) -> Tensor:
-        """x (B, n, D) to (B, n, D); seen (B, L)."""
-        q = rearrange(self.mat_q(x), "b n (h d) -> b h n d", h=self.heads)
-        out = attention(q, *kv, seen[:, None, None])
-        return self.proj(rearrange(out, "b h n d -> b n (h d)"))
+    def forward(
+        self, x: Tensor, before: KV | None, text: Tensor, seen: Tensor
+    ) -> tuple[Tensor, KV]:
+        """x (B, n, D) with what it reads, and the keys and values, which come back as `before`."""
+        kv = self.attn.keys(text) if before is None else before
+        return x + self.attn(self.norm(x), kv, seen), kv

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from genvis.backbones.scale_text import TextConfig, TextEmbedding
 from genvis.config import config
 from genvis.nn.transformer import modulate
 from genvis.types import Cond
@@ -50,6 +51,7 @@ class ScaleConfig:
     heads: int = 16
     mlp_ratio: float = 4.0
     num_classes: int = 1000  # 0: no labels
+    text: TextConfig | None = None  # cond.text in place of cond.label
     attn_l2_norm: bool = True  # cosine scores, sharpened by a learned factor of every head
     eps: float = 1e-6
     drop_path: float = 0.0  # of the last block; linear from 0
@@ -62,10 +64,17 @@ class ScaleConfig:
             raise ValueError("codes, code_width, width, depth and heads must be at least 1")
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, got {self.num_classes}")
+        if self.num_classes and self.text:
+            raise ValueError("num_classes must be 0 with text: labels or text, not both")
         if self.width % self.heads:
             raise ValueError(f"width must be divisible by heads, got {self.width} and {self.heads}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+
+    @property
+    def text_width(self) -> int:
+        """Of cond.text; 0: no text."""
+        return self.text.width if self.text else 0
 
     @property
     def drop_paths(self) -> list[float]:
@@ -91,20 +100,22 @@ def block_diagonal(level: Tensor) -> Tensor:
 class ScaleTransformer(nn.Module):
     """From what is known below every scale to logits of its tokens; a `ScaleBackbone`.
 
-    condition: maps (cond, B) to a vector (B, D) and whatever more the blocks want of it. A subclass
-    fills `blocks`, which map (x, modulation, pattern, what this block left of the scales below or
-    None, *more) to (x, what it leaves).
+    A subclass fills `blocks`, which map (x, modulation, pattern, what this block left of the scales
+    below or None, *text) to (x, what it leaves); text is nothing, or the tokens (B, L, D) and where
+    they are seen (B, L).
     """
 
     lvl_1L: Tensor  # noqa: N815
 
-    def __init__(self, config: ScaleConfig, condition: nn.Module) -> None:
+    def __init__(self, config: ScaleConfig) -> None:
         super().__init__()
         self.config = config
         d, ends = config.width, [*accumulate(p * p for p in config.scales)]
         self.sizes, self.ends = tuple(p * p for p in config.scales), (0, *ends)
         self.word_embed = nn.Linear(config.code_width, d)
-        self.class_emb = condition  # of classes or texts; the name is the released one
+        self.class_emb: nn.Module = ClassEmbedding(config.num_classes + 1, d)
+        if config.text:
+            self.class_emb = TextEmbedding(config.text, d, config.heads)
         self.pos_start = nn.Parameter(torch.empty(1, self.sizes[0], d))
         self.pos_1LC = nn.Parameter(torch.empty(1, ends[-1], d))
         self.lvl_embed = nn.Embedding(len(ends), d)
@@ -161,13 +172,13 @@ class ScaleTransformer(nn.Module):
         memory: Memory | None = None,
         keep: bool = False,
     ) -> tuple[Tensor, Memory]:
-        c, *more = self.class_emb(cond, len(x))  # (B, D)
+        c, *text = self.class_emb(cond, len(x))  # (B, D)
         x, pattern = self._embed(x, c, scales), self.pattern(scales)
         modulation, left = self.shared_ada_lin(c), []
         keep = keep and scales.stop < len(self.sizes)
         for i, block in enumerate(self.blocks):
             before = memory.layers[i] if memory else None
-            x, after = block(x, modulation, pattern, before, *more)
+            x, after = block(x, modulation, pattern, before, *text)
             if keep:
                 left.append(after)
         logits = self.head(self.head_nm(x, c))

@@ -27,6 +27,7 @@ from genvis.nn.conv import (
 )
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder
 from genvis.nn.skips import SkipScale, Unscaled
+from genvis.nn.text import text_of
 from genvis.types import Cond
 
 
@@ -149,7 +150,7 @@ class UNet(nn.Module):
         c = self.time(t)  # (B, E)
         if self.label is not None:
             c = c + self.label(cond)
-        text = None if self.text is None else self.text(cond)
+        text = None if self.text is None else self.text(cond, len(x))
 
         skips = [self.conv_in(x)]
         for block in self.encoder:
@@ -225,22 +226,10 @@ class TextTokens(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.null = nn.Parameter(torch.zeros(width))
 
-    def forward(self, cond: Cond) -> Text:
+    def forward(self, cond: Cond, rows: int) -> Text:
         """Tokens (B, 1 + L, S) and which are seen (B, 1 + L). Text may be missing only if every row
         is dropped.
         """
-        text, drop = cond.text, cond.drop
-        if text is None:
-            if drop is None or not bool(drop.all()):
-                raise ValueError("cond.text is missing: this network is text-conditional")
-            text = self.null.new_zeros(len(drop), 0, len(self.null))
-        if text.ndim != 3 or text.shape[2] != len(self.null):
-            raise ValueError(f"text must be (B, L, {len(self.null)}), got {tuple(text.shape)}")
-        seen = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-        if cond.text_mask is not None:
-            seen = cond.text_mask
-        if drop is not None:
-            seen = seen & ~drop[:, None]
-        null = self.null.expand(len(text), 1, -1)
-        tokens = torch.cat([null, self.norm(text.to(null.dtype))], dim=1)
-        return tokens, F.pad(seen, (1, 0), value=True)
+        text, seen = text_of(cond, rows, len(self.null), self.null)
+        null = self.null.expand(rows, 1, -1)
+        return torch.cat([null, self.norm(text)], dim=1), F.pad(seen, (1, 0), value=True)

@@ -20,6 +20,7 @@ from genvis.nn import SKIP_SCALES
 from genvis.nn.embeddings import LabelEmbedder, sinusoids
 from genvis.nn.norms import Norms
 from genvis.nn.skips import Constant, InverseSqrt2, PerToken, SkipScale, Unscaled
+from genvis.nn.text import padded, text_or_negative
 from genvis.nn.transformer import MLP, PatchEmbed, SelfAttention, check_map
 from genvis.types import Cond
 
@@ -40,6 +41,8 @@ class UViTConfig:
     null_class: bool = True  # a label-table row for "no label"
     text_width: int = 0  # of cond.text; 0: no text tokens
     text_tokens: int = 77
+    # padding is read as it comes, as in the released text models; False: it is zeros
+    text_padding: bool = False
     norms: Norms = Norms()
     skips: Annotated[SkipScale, SKIP_SCALES] = Unscaled()
 
@@ -78,7 +81,8 @@ class UViTConfig:
 
 
 UVIT_S_2 = UViTConfig(channels=3, width=512, depth=12, heads=8, num_classes=0)  # CIFAR-10
-UVIT_S_2_DEEP = replace(UVIT_S_2, channels=4, depth=16, text_width=768)  # MS-COCO
+UVIT_S_2_TEXT = replace(UVIT_S_2, channels=4, text_width=768, text_padding=True)  # MS-COCO
+UVIT_S_2_DEEP = replace(UVIT_S_2_TEXT, depth=16)
 UVIT_M_4 = UViTConfig(  # ImageNet 64: pixels, no null label
     size=64, channels=3, patch=4, width=768, depth=16, heads=12, null_class=False
 )
@@ -103,7 +107,7 @@ class UViT(nn.Module):
         if config.time_mlp:
             self.time_embed = nn.Sequential(nn.Linear(d, 4 * d), nn.SiLU(), nn.Linear(4 * d, d))
         if config.text_width:
-            self.context_embed = TextTokens(config.text_tokens, config.text_width, d)
+            self.context_embed = TextTokens(config)
         self.pos_embed = nn.Parameter(torch.zeros(1, n, d))
         self.in_blocks = nn.ModuleList([Block(config, layer) for layer in range(half)])
         self.mid_block = Block(config, half)
@@ -127,7 +131,8 @@ class UViT(nn.Module):
 
         Rows that cond.drop names take the null label; their text is that of cond.negative, where
         given, else zeros. The released text models were trained with the empty prompt in its place:
-        give its embedding as the negative. All text tokens count, also those that are padding.
+        give its embedding as the negative. What cond.text_mask calls padding does not count, nor
+        does a text's length (at most `text_tokens`), but where `text_padding` is set.
         """
         check_map(x, self.config.shape)
         h, p = x.shape[2] // self.config.patch, self.config.patch
@@ -184,26 +189,30 @@ class LabelToken(LabelEmbedder):
 
 
 class TextTokens(nn.Linear):
-    """cond.text (B, L, width of the text) to (B, L, D)."""
+    """cond.text (B, L, width of the text) to (B, text_tokens, D); its padding is zeros before, and
+    so is the text of a dropped row without a negative one.
+    """
 
-    def __init__(self, tokens: int, text_width: int, width: int) -> None:
-        super().__init__(text_width, width)
-        self.tokens = tokens
+    def __init__(self, config: UViTConfig) -> None:
+        super().__init__(config.text_width, config.width)
+        self.tokens, self.padding = config.text_tokens, config.text_padding
 
     def forward(self, patches: Tensor, cond: Cond) -> Tensor:  # type: ignore[override]
-        shape = (len(patches), self.tokens, self.in_features)
-        text = cond.text
-        if text is None:
-            if cond.drop is None or not bool(cond.drop.all()):
-                raise ValueError("cond.text is missing: this network is text-conditional")
-            text = patches.new_zeros(shape)
-        if text.shape != shape:
-            raise ValueError(f"cond.text must be {shape}, got {tuple(text.shape)}")
-        if cond.drop is not None:
-            null = cond.negative.text if cond.negative is not None else None
-            null = torch.zeros_like(text) if null is None else null
-            text = torch.where(cond.drop[:, None, None], null, text)
-        return super().forward(text.to(self.weight.dtype))
+        cond = unmasked(cond) if self.padding else cond
+        text, seen = text_or_negative(cond, len(patches), self.in_features, self.weight)
+        length = text.shape[1]
+        if length > self.tokens or (self.padding and length not in (0, self.tokens)):
+            raise ValueError(
+                f"cond.text must have {'' if self.padding else 'at most '}{self.tokens} tokens, "
+                f"got {length}"
+            )
+        return super().forward(padded(text, seen, self.tokens)[0])
+
+
+def unmasked(cond: Cond) -> Cond:
+    """With every token of its texts."""
+    negative = cond.negative and unmasked(cond.negative)
+    return replace(cond, text_mask=None, negative=negative)
 
 
 OFFICIAL_DEFAULTS = UViTConfig(
@@ -245,6 +254,8 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> U
     classes = max(given.get("num_classes", 0), 0)  # the released class says -1 for none
     null = classes > 0 and official.get("p_uncond", 1) > 0
     fields = {**dump(OFFICIAL_DEFAULTS), **given}
+    if "context_embed.weight" in state:
+        fields |= {"text_width": 768, "text_padding": True, **given}
     net = replace(
         build(UViTConfig, {**fields, "num_classes": classes - null, "null_class": null}),
         skips=scalelong(official.get("scalelong", 0), official.get("kappa", 0.5)),

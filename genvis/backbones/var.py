@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genvis.backbones.scale_text import CrossAttention, TextConfig, TextEmbedding
+from genvis.backbones.scale_text import Cross
 from genvis.backbones.scales import (
     KV,
     OFFICIAL_ARGUMENTS,
     OFFICIAL_TRAINING,
     SCALES_512,
-    ClassEmbedding,
     DropPath,
     Projections,
     ScaleConfig,
@@ -36,13 +35,11 @@ from genvis.nn.transformer import MLP, modulate
 
 @config
 class VARConfig(ScaleConfig):
-    text: TextConfig | None = None  # cond.text in place of cond.label
     shared_aln: bool = False  # one modulation for all blocks, with an offset in each
 
-    def __post_init__(self) -> None:
-        ScaleConfig.__post_init__(self)
-        if self.num_classes and self.text:
-            raise ValueError("num_classes must be 0 with text: labels or text, not both")
+    @property
+    def text_width(self) -> int:
+        return self.text.width if self.text else 0
 
     def build(self) -> "VAR":
         return VAR(self)
@@ -68,12 +65,8 @@ class VAR(ScaleTransformer):
     config: VARConfig
 
     def __init__(self, config: VARConfig) -> None:
-        d = config.width
-        condition: nn.Module = ClassEmbedding(config.num_classes + 1, d)
-        if config.text:
-            condition = TextEmbedding(config.text, d, config.heads)
-        super().__init__(config, condition)
-        kind = Block
+        super().__init__(config)
+        d, kind = config.width, Block
         if config.shared_aln:
             self.shared_ada_lin, kind = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d)), SharedBlock
         blocks = [kind(config, rate) for rate in config.drop_paths]
@@ -97,7 +90,7 @@ class Block(nn.Module):
         d = config.width
         self.norm = nn.LayerNorm(d, config.eps, elementwise_affine=False)
         self.attn = Attention(d, config.heads, config.attn_l2_norm)
-        self.cross: Cross | None = Cross(config) if config.text else None
+        self.cross = Cross(d, config.heads, config.eps) if config.text else None
         self.ffn = MLP(d, round(d * config.mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.build_modulation(d)
@@ -130,8 +123,7 @@ class Block(nn.Module):
         out, own = self.attn(modulate(self.norm(x), shift1, scale1), mask, own)
         x = x + self.drop_path(gate1[:, None] * out)
         if self.cross is not None:
-            out, read = self.cross(x, read, *text)
-            x = x + out
+            x, read = self.cross(x, read, *text)
         out = self.ffn(modulate(self.norm(x), shift2, scale2))
         return x + self.drop_path(gate2[:, None] * out), (own, read)
 
@@ -157,21 +149,6 @@ class Attention(Projections):
         if before is not None:
             k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
         return self.merge(attention(q, k, v, mask)), (k, v)
-
-
-class Cross(nn.Module):
-    """Attention to the text behind a norm of its own."""
-
-    def __init__(self, config: VARConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.width, config.eps)
-        self.attn = CrossAttention(config.width, config.width, config.heads)
-
-    def forward(
-        self, x: Tensor, before: KV | None, text: Tensor, seen: Tensor
-    ) -> tuple[Tensor, KV]:
-        kv = self.attn.keys(text) if before is None else before
-        return self.attn(self.norm(x), kv, seen), kv
 
 
 def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> VAR:

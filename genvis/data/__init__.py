@@ -15,5 +15,6 @@ DATASETS = Table(
         "torchvision": "genvis.data.vision:TorchvisionConfig",
         "huggingface": "genvis.data.huggingface:HuggingFaceConfig",
         "latents": "genvis.data.latents:LatentsConfig",
+        "embedded": "genvis.data.embedded:EmbeddedConfig",
     },
 )

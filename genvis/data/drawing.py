@@ -64,16 +64,17 @@ def render(scene: Scene, n: int) -> NDArray[np.uint8]:
     return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
 
-def coverage(thing: Thing, n: int) -> tuple[slice, slice, Floats]:
+def coverage(thing: Thing, n: int, samples: int | None = None) -> tuple[slice, slice, Floats]:
     """The rows and columns that an object may touch, and the share (h, w, 1) of each pixel it
-    covers.
+    covers. samples: a side of a pixel, 8 below 64 pixels and 4 from there on by default.
     """
-    samples = 8 if n < 64 else 4
+    samples = samples or (8 if n < 64 else 4)
     (rows, y), (columns, x) = (_axis(at, thing.r, n, samples) for at in (thing.cy, thing.cx))
     u, v = (x[None] - thing.cx) / thing.r, (y[:, None] - thing.cy) / thing.r
     inside = INSIDE[SHAPES[thing.shape]](u, v)
     blocks = inside.reshape(len(y) // samples, samples, len(x) // samples, samples)
-    return rows, columns, blocks.mean((1, 3))[:, :, None]
+    covered = blocks.sum((1, 3), dtype=np.int16)  # which is faster than their mean, and as exact
+    return rows, columns, (covered / samples**2)[:, :, None]
 
 
 def _axis(center: float, r: float, n: int, samples: int) -> tuple[slice, Floats]:

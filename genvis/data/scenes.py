@@ -6,6 +6,7 @@ that composes from one that remembers.
 Letters: x right and y down in the unit square; u, v an object's own coordinates, (x - cx) / r.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -14,6 +15,7 @@ from genvis.random import uniforms
 
 Split = Literal["train", "val", "heldout"]
 Color = tuple[float, float, float]
+Rule = Literal["pair", "count", "relation"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "heldout")
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "star", "heart")
@@ -62,8 +64,10 @@ class Scene:
     swap: bool
 
     @property
-    def held_out(self) -> bool:
-        return is_held_out(self.type, self.things, self.relation)
+    def held_out(self) -> tuple[Rule, ...]:
+        number = len(self.things) if self.type == "count" else None
+        pairs = [(thing.shape, thing.color) for thing in self.things]
+        return held_out(pairs, number, self.relation)
 
     @property
     def caption(self) -> str:
@@ -103,13 +107,19 @@ def plural(shape: int) -> str:
     return SHAPES[shape] + ("es" if SHAPES[shape] == "cross" else "s")
 
 
-def is_held_out(type: str, things: tuple[Thing, ...], relation: int | None) -> bool:
-    """Whether any rule fires: a shape in one color, a number of a shape, an ordered relation."""
-    pairs = any((3 * thing.shape + thing.color) % 8 == 0 for thing in things)
-    counts = type == "count" and (things[0].shape + 2 * len(things)) % 8 == 1
-    if relation is None:
-        return pairs or counts
-    return pairs or (things[0].shape + 2 * things[1].shape + 3 * relation) % 8 == 0
+def held_out(
+    things: Sequence[tuple[int, int | None]], number: int | None, relation: int | None
+) -> tuple[Rule, ...]:
+    """The rules by which a composition is held out: a shape in one color, a number of a shape, an
+    ordered relation. things: shapes and colors; what is None is not said, and no rule's.
+    """
+    shapes = [shape for shape, _ in things]
+    fires: dict[Rule, bool] = {
+        "pair": any(color is not None and (3 * s + color) % 8 == 0 for s, color in things),
+        "count": number is not None and (shapes[0] + 2 * number) % 8 == 1,
+        "relation": relation is not None and (shapes[0] + 2 * shapes[1] + 3 * relation) % 8 == 0,
+    }
+    return tuple(rule for rule, fired in fires.items() if fired)
 
 
 def scene(seed: int, split: Split, index: int) -> Scene:
@@ -118,7 +128,7 @@ def scene(seed: int, split: Split, index: int) -> Scene:
     u = next(uniforms(1, *where, 0))
     type = next(name for name, bound in zip(TYPES, UP_TO, strict=True) if u < bound)
     attempts = (_compose(type, *where, attempt) for attempt in count(1))
-    return next(s for s in attempts if s.held_out == (split == "heldout"))
+    return next(s for s in attempts if bool(s.held_out) == (split == "heldout"))
 
 
 def colored_thing(seed: int, split: Split, index: int) -> Scene:

@@ -59,6 +59,10 @@ class Shapes:
         prompts = tuple(scene.caption for scene in scenes)
         return Batch(self.images[indices], Cond(label=labels, prompts=prompts))
 
+    def captions(self, indices: Sequence[int]) -> list[tuple[str, ...]]:
+        """Every caption of each image, which is one; draws nothing."""
+        return [(self.scene(i).caption,) for i in indices]
+
     def scene(self, index: int) -> Scene:
         """The ground truth of an example."""
         if index not in self.composed:

@@ -23,10 +23,19 @@ MEASURES = Table(
         "precision_recall": "genvis.evaluation.measures:PrecisionRecall",
         "inception_score": "genvis.evaluation.measures:InceptionScore",
         "cmmd": "genvis.evaluation.measures:CMMD",
+        "shapes_accuracy": "genvis.evaluation.shapes_accuracy:ShapesAccuracy",
     },
 )
 
 SCORERS = Table(
     "score of single images",
-    {"clip_score": "genvis.integrations.transformers_features:CLIPScore"},
+    {"clip_score": "genvis.evaluation.clip_score:CLIPScore"},
+)
+
+BENCHMARKS = Table(
+    "benchmark of prompts",
+    {
+        "geneval": "genvis.evaluation.benchmarks:GenEval",
+        "t2i_compbench": "genvis.evaluation.benchmarks:T2ICompBench",
+    },
 )

@@ -22,6 +22,7 @@ from genvis.data.stores import EXTENSIONS, Store, beside, images_of, open_store,
 from genvis.data.view import check_depth, flat
 from genvis.evaluation.sources import Making
 from genvis.images import read_npz
+from genvis.samplers.folder import read_prompts
 from genvis.types import Cond
 
 
@@ -101,7 +102,9 @@ def _text(file: IO[bytes]) -> str:
 
 @config
 class Arrays:
-    """An npz of the ADM suite: `arr_0` uint8 (N, H, W, 3), and labels `arr_1` where there are."""
+    """An npz of the ADM suite: `arr_0` uint8 (N, H, W, 3), and labels `arr_1` where there are; of a
+    sample folder, with its prompts.
+    """
 
     path: str
 
@@ -128,11 +131,16 @@ class NpzImages:
         pixels, labels = self._arrays
         chosen = torch.from_numpy(np.array(pixels[rows.start : rows.stop]))
         label = None if labels is None else torch.from_numpy(labels[rows.start : rows.stop])
-        return rearrange(chosen, "b h w c -> b c h w"), Cond(label=label)
+        prompts = self._prompts and self._prompts[rows.start : rows.stop]
+        return rearrange(chosen, "b h w c -> b c h w"), Cond(label=label, prompts=prompts)
 
     def __post_init__(self) -> None:
         if not len(self):
             raise ValueError(f"{self.path}: holds no images")
+
+    @cached_property
+    def _prompts(self) -> tuple[str, ...] | None:
+        return read_prompts(self.path.parent) if self.path.name == "samples.npz" else None
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray | None]:

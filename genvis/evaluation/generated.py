@@ -4,7 +4,7 @@ Letters: B images.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -13,23 +13,30 @@ from typing import Any
 from torch import Tensor
 
 from genvis.config import config, dump
+from genvis.console import prompt_lines
 from genvis.devices import processes
 from genvis.evaluation.sources import Making
 from genvis.images import to_uint8
 from genvis.models import fingerprint, model_folder
+from genvis.quant.execution import Execution
 from genvis.samplers.base import BaseGenerator, load_generator
 from genvis.samplers.folder import Sampling
-from genvis.samplers.generate import generate
+from genvis.samplers.generate import generate, in_turn
 from genvis.types import Cond, Sampler
 
 
 @config
 class Run:
-    """A run folder, a model folder or a hub id; labels go round, or are the given classes."""
+    """A run folder, a model folder or a hub id; labels go round, or are the given classes, and so
+    do the lines of a text file of prompts. execution: the kernels that run a quantized model.
+    """
 
     path: str
     classes: tuple[int, ...] | None = None
+    prompts: str | None = None
+    negative: str | None = None
     trust_code: bool = False
+    execution: Execution | None = None
 
     def open(self, making: Making, chunk: int) -> "Generated":
         generator = load_generator(self.path, trust_code=self.trust_code)
@@ -38,11 +45,18 @@ class Run:
             count=making.count,
             seed=making.seed,
             classes=self.classes,
+            prompts=None if self.prompts is None else prompt_lines(self.prompts),
+            negative=self.negative,
             chunk=chunk,
         )
         weights = Path(model_folder(self.path)) / "model.safetensors"
         size = weights.stat().st_size if weights.exists() else None
-        return Generated(generator, sampling, fingerprint(self.path), size)
+        source = fingerprint(self.path)
+        if self.execution is not None:
+            here = generator.to(processes().device)
+            generator = replace(here, net=self.execution.apply(here.net))
+            source = f"{source} on {dump(self.execution)}"
+        return Generated(generator, sampling, source, size)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ class Generated:
         return {"model": self.source, **dump(self.sampling)}
 
     def read(self, rows: range) -> tuple[Tensor, Cond]:
-        cond = self.sampling.cond(rows, self.generator.num_classes)
+        cond = in_turn(self._things, rows)
         keys = self.sampling.keys(rows)
         return to_uint8(generate(self._sampler, cond, keys, self.sampling.chunk)), cond
 
@@ -81,4 +95,12 @@ class Generated:
 
     @cached_property
     def _sampler(self) -> Sampler:
-        return self.generator.to(processes().device).sampler(self.sampling.sampler)
+        return self._here.sampler(self.sampling.sampler)
+
+    @cached_property
+    def _things(self) -> Cond:
+        return self.sampling.things(self._here)
+
+    @cached_property
+    def _here(self) -> BaseGenerator:
+        return self.generator.to(processes().device)

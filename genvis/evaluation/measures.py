@@ -38,6 +38,8 @@ STRAIGHT = 2  # images a feature in a subset, below which FD is no line in 1/N
 
 
 class Measure(Protocol):
+    """It may have `observers`, which then look at the images beside the extractor."""
+
     def check(self, heads: AbstractSet[str], reference: Reference | None, n: int) -> None:
         """ValueError unless n images can be measured by an extractor that has these heads."""
         ...

@@ -8,6 +8,8 @@ similarity", section III.
 Letters: N images, H W size, m n local means, s local (co)variances.
 """
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -40,15 +42,19 @@ def ssim(images: Tensor, references: Tensor, chunk: int = 64) -> Likeness:
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 image, got {chunk}")
     pairs = zip(images.split(chunk), references.split(chunk), strict=True)
-    maps = (_map(x.double(), y.double()) for x, y in pairs)
+    maps = (agreement(x.double(), y.double(), _blur) for x, y in pairs)
     return Likeness(torch.cat([one.mean((1, 2, 3)) for one in maps]))
 
 
-def _map(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM at every position of the window, (B, C, H - 10, W - 10)."""
-    m, n = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - m * m, _blur(y * y) - n * n
-    covariance = _blur(x * y) - m * n
+def agreement(
+    x: Tensor, y: Tensor, mean: Callable[[Tensor], Tensor], correction: float = 1.0
+) -> Tensor:
+    """SSIM at every position of the window that `mean` averages over, (B, C, H', W') as it gives;
+    x and y (B, C, H, W) in 0..255. correction: a factor on the (co)variances.
+    """
+    m, n = mean(x), mean(y)
+    var_x, var_y = correction * (mean(x * x) - m * m), correction * (mean(y * y) - n * n)
+    covariance = correction * (mean(x * y) - m * n)
     alike = (2 * m * n + C1) * (2 * covariance + C2)
     return alike / ((m * m + n * n + C1) * (var_x + var_y + C2))
 

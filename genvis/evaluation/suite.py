@@ -61,7 +61,8 @@ class Suite:
         if self.lpips is not None and against is None:
             raise ValueError("lpips compares pairs: give --against, or leave it out")
         extractor = self.extractor.build()
-        scorers = [score.build() for score in self.scores]
+        own = [each for measure in self.measures for each in getattr(measure, "observers", ())]
+        scorers: list[Observer] = [*own, *(score.build() for score in self.scores)]
         lpips = None if self.lpips is None else LPIPS.from_weights(self.lpips)
         images = source_of(source).open(self.making, self.chunk)
         base = None if against is None else source_of(against).open(self.making, self.chunk)
@@ -74,7 +75,7 @@ class Suite:
             reference = self.reference.open(extractor, folder / "reference", self.chunk)
         self._check(extractor, reference, len(images))
         records = []
-        observers: list[Observer] = [*scorers]
+        observers = [*scorers]
         if base is not None:
             made = base.seed is not None  # made once: pairs are read from the file
             first = self._see(

@@ -12,3 +12,12 @@ EXTRACTORS = Table(
         "clip": "genvis.integrations.transformers_features:CLIPFeatures",
     },
 )
+
+PAIRED = Table(
+    "network of images and words",
+    {
+        "clip": "genvis.features.clip:CLIPFolder",
+        "open_clip": "genvis.features.clip:OpenCLIPFolder",
+        "siglip": "genvis.integrations.transformers_siglip:SigLIPFolder",
+    },
+)

@@ -106,7 +106,8 @@ class Classifier:
         shipped = SHIPPED / str(source)
         folder = shipped if shipped.is_dir() else Path(model_folder(source))
         if not folder.is_dir():
-            names = ", ".join(sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()))
+            ours = (path.name for path in SHIPPED.glob("*/") if not (path / "vocab.json").exists())
+            names = ", ".join(sorted(ours))
             raise ValueError(
                 f"{str(source)!r} is neither a folder nor one of the shipped classifiers: {names}"
             )

@@ -98,6 +98,43 @@ def official_config(given: Mapping[str, Any]) -> CLIPConfig:
     )
 
 
+OPEN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+OPEN_IMAGE = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"}
+
+
+def open_clip_config(given: Mapping[str, Any]) -> CLIPConfig:
+    """From `model_cfg` of an open_clip config.json. ValueError for another kind of tower."""
+    text, image = (given.get(name, {}) for name in ("text_cfg", "vision_cfg"))
+    other = [*(text.keys() - OPEN_TEXT), *(image.keys() - OPEN_IMAGE)]
+    other += given.keys() - {"embed_dim", "text_cfg", "vision_cfg", "quick_gelu"}
+    if other:
+        raise ValueError(
+            "only open_clip's ViTs with CLIP's own text tower are read, which have no "
+            + ", ".join(sorted(other))
+        )
+    activation: Activation = "quick_gelu" if given.get("quick_gelu") else "gelu"
+
+    def tower(given: Mapping[str, Any], width: int, heads: int) -> Tower:
+        hidden = int(width * given.get("mlp_ratio", 4.0))
+        return Tower(
+            width=width,
+            depth=given.get("layers", 12),
+            heads=heads,
+            hidden=hidden,
+            activation=activation,
+        )
+
+    wide = image.get("width", 768)
+    return CLIPConfig(
+        text=tower(text, text.get("width", 512), text.get("heads", 8)),
+        image=tower(image, wide, wide // image.get("head_width", 64)),
+        **renamed(text, {"vocab_size": "vocabulary", "context_length": "context"}),
+        size=image.get("image_size", 224),
+        patch=image.get("patch_size", 16),
+        shared=given.get("embed_dim", 512),
+    )
+
+
 class CLIPNet(nn.Module):
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()

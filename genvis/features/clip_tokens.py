@@ -5,9 +5,11 @@ alphabet of bytes is GPT-2's (Radford et al. 2019), the rules of words are those
 `CLIPTokenizer`. Letters: B texts, L tokens.
 """
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from genvis.checkpoint import read_json
+from genvis.checkpoint import atomic_write, read_json
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 FILES = ("vocab.json", "merges.txt")
@@ -81,6 +83,33 @@ class CLIPTokenizer:
         return cls(ids, {(pair[0], pair[1]): rank for rank, pair in enumerate(pairs)})
 
     @classmethod
+    def of_words(cls, vocabulary: Iterable[str]) -> Self:
+        """One token for each of these words; any other is spelled in bytes, as in every CLIP.
+
+        The merges are learned as Sennrich et al. do: the most frequent pair is merged, until every
+        word is whole. ValueError for what is not one word, such as "two words" or "x1".
+        """
+        wanted = dict.fromkeys(vocabulary)
+        if wrong := [word for word in wanted if list(words(word)) != [word]]:
+            raise ValueError(f"not one word in lower case: {wrong[0]!r}")
+        parts = {word: spelled(word) for word in wanted}
+        merges: list[tuple[str, str]] = []
+        while pairs := Counter(pair for each in parts.values() for pair in pairwise(each)):
+            merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+            parts = {word: tuple(_joined(each, merges[-1])) for word, each in parts.items()}
+        letters = [*LETTERS.values()]
+        tokens = [*letters, *(f"{x}</w>" for x in letters), *map("".join, merges), START, END]
+        ids = {token: i for i, token in enumerate(dict.fromkeys(tokens))}  # two merges may agree
+        return cls(ids, {pair: rank for rank, pair in enumerate(merges)})
+
+    def save(self, folder: str | Path) -> None:
+        """The two files that `from_folder` reads, and transformers' `CLIPTokenizer` too."""
+        atomic_write(Path(folder, FILES[0]), json.dumps(self.ids, ensure_ascii=False) + "\n")
+        merges = sorted(self.ranks, key=lambda pair: self.ranks[pair])
+        lines = ["#version: 0.2", *map(" ".join, merges), ""]
+        atomic_write(Path(folder, FILES[1]), "\n".join(lines))
+
+    @classmethod
     def find(cls, model: str | Path | None, given: str | Path | None) -> Self | None:
         """From the folder given; else from the model's, where it is there."""
         if given is not None:
@@ -118,8 +147,7 @@ class CLIPTokenizer:
 
     def _merge(self, word: str) -> tuple[str, ...]:
         """The first pair in the order of merges, wherever it is, until there is none."""
-        letters = [LETTERS[byte] for byte in word.encode()]
-        parts = (*letters[:-1], letters[-1] + "</w>")
+        parts = spelled(word)
         last = len(self.ranks)
         while len(parts) > 1:
             best = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, last))
@@ -127,6 +155,12 @@ class CLIPTokenizer:
                 break
             parts = tuple(_joined(parts, best))
         return parts
+
+
+def spelled(word: str) -> tuple[str, ...]:
+    """A word's bytes as letters, the last one marked as the word's end."""
+    letters = [LETTERS[byte] for byte in word.encode()]
+    return *letters[:-1], letters[-1] + "</w>"
 
 
 def _joined(parts: Sequence[str], pair: tuple[str, str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Any diffusers pipeline as a source of images for evaluation.
 
 Every image has a generator of its own, seeded by (seed, i), as diffusers takes them in a list: what
-a pipeline draws would else depend on the batch. Labels go round, prompts are lines of a file.
+a pipeline draws would else depend on the batch. Labels and prompts go round.
 Letters: B images.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from genvis.checkpoint import file_sha256
 from genvis.config import config, dump
+from genvis.console import prompt_lines
 from genvis.data.stores import Folder
 from genvis.devices import processes
 from genvis.evaluation.sources import Making
@@ -31,7 +32,7 @@ from genvis.types import Cond
 @config
 class Pipeline:
     """A pipeline's folder. call: further arguments of the pipeline, such as num_inference_steps;
-    classes: how many labels it takes (as `class_labels`); prompts: a text file, a line an image.
+    classes: how many labels it takes (as `class_labels`), prompts: a text file; both go round.
     """
 
     path: str
@@ -49,9 +50,7 @@ class Pipeline:
         if making.sampler is not None:
             raise ValueError("a pipeline has its own sampler: give its options in `call`")
         loaded = load_pipeline(self.path)
-        lines = Path(self.prompts).read_text().splitlines() if self.prompts else None
-        if lines is not None and len(lines) < making.count:
-            raise ValueError(f"{self.prompts}: {len(lines)} prompts for {making.count} images")
+        lines = prompt_lines(self.prompts) if self.prompts else None
         return PipelineImages(loaded.to(processes().device), self, making, lines)
 
 
@@ -60,7 +59,7 @@ class PipelineImages:
     pipeline: Any
     config: Pipeline
     making: Making
-    prompts: list[str] | None = None
+    prompts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.making.count
@@ -93,7 +92,7 @@ class PipelineImages:
     def _cond(self, rows: range) -> tuple[Cond, dict[str, Any]]:
         """What is known of the rows, and how the pipeline is told."""
         if self.prompts is not None:
-            texts = [self.prompts[i] for i in rows]
+            texts = [self.prompts[i % len(self.prompts)] for i in rows]
             return Cond(prompts=tuple(texts)), {"prompt": texts}
         if self.config.classes is not None:
             labels = [i % self.config.classes for i in rows]

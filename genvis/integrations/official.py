@@ -4,7 +4,8 @@ Each backbone file translates the constructor arguments and keys of the released
 `from_official(config, state)`; this file finds that function, opens the released file and picks
 the weights in it. Training checkpoints of the DiT family (Peebles and Xie 2023, `train.py`) hold
 `model`, `ema`, `opt` and `args`; those of VAR (Tian et al. 2024, `trainer.py`) hold the network and
-its tokenizer, under `trainer`.
+its tokenizer, under `trainer`; those of PixArt (Chen et al. 2023) hold `state_dict` and, where
+they have an average, `state_dict_ema`.
 """
 
 import argparse
@@ -34,6 +35,9 @@ OFFICIAL = Table(
         "dit": "genvis.backbones.dit:from_official",
         "dit_diffusers": "genvis.integrations.diffusers_dit:from_official",
         "sit": "genvis.backbones.dit:from_official",  # the same layout; see `SiTVelocity`
+        "pixart": "genvis.backbones.pixart:from_official",
+        "pixart_diffusers": "genvis.integrations.diffusers_text:pixart_from_official",
+        "unet_diffusers": "genvis.integrations.diffusers_text:unet_from_official",
         "uvit": "genvis.backbones.uvit:from_official",
         "dimr": "genvis.backbones.dimr:from_official",
         "lego": "genvis.backbones.lego:from_official",
@@ -63,14 +67,19 @@ def from_official(
     """Our net with published weights, in evaluation mode; every tensor must fit.
 
     `state_dict` is a plain state dict or a training checkpoint, of which `use` (ema or model; VAR's
-    have but one) is taken and the rest is named in the log; `official_config` holds the arguments
-    of the released class. ValueError names what is missing, extra or of another shape.
+    and released PixArts have but one) is taken and the rest is named in the log; `official_config`
+    holds the arguments of the released class. ValueError names what is missing, extra or of another
+    shape.
     """
     translate = OFFICIAL.resolve(name, trust_code=False)
     trainer = state_dict.get("trainer")
     if name in IN_TRAINER and isinstance(trainer, Mapping):
         use = IN_TRAINER[name]
         state, dropped = _part(trainer, use)
+    elif "state_dict" in state_dict:
+        averaged = use == "ema" and "state_dict_ema" in state_dict
+        use = "state_dict_ema" if averaged else "state_dict"
+        state, dropped = _part(state_dict, use)
     else:
         state, dropped = select_weights(state_dict, use)
     if dropped:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from genvis.checkpoint import file_sha256, load_state
 from genvis.config import config
 from genvis.devices import processes
-from genvis.features.clip import prepare, read_state
+from genvis.features.clip import read_state
+from genvis.features.prepare import prepare
 from genvis.images import png, to_uint8
 from genvis.types import Cond
 from genvis.verifiers.scoring import Need, PerImage

@@ -84,6 +84,8 @@ class YesProbability(PerImage):
     processor: Any
     config: "YesProbabilityConfig"
     sha256: str
+    yes: tuple[int, ...]
+    no: tuple[int, ...]
     needs: ClassVar[tuple[Need, ...]] = ("prompts",)
     rows: ClassVar[int] = 1
 
@@ -103,8 +105,7 @@ class YesProbability(PerImage):
         start = tokens["input_ids"].shape[1]
         if self.config.mode != "answer_nll":
             first = self._logits(tokens)[:, -1:]
-            yes, no = (self._tokens(words) for words in (self.config.yes, self.config.no))
-            return token_reward(first, self.config.mode, yes=yes, no=no)
+            return token_reward(first, self.config.mode, yes=self.yes, no=self.no)
         whole = self._read(asked + self.config.answer, picture)
         ids = whole["input_ids"]
         if not torch.equal(ids[:, :start], tokens["input_ids"]) or ids.shape[1] == start:
@@ -131,16 +132,6 @@ class YesProbability(PerImage):
         with torch.no_grad():
             return self.net(**tokens).logits
 
-    def _tokens(self, words: tuple[str, ...]) -> list[int]:
-        """The one token of each word. ValueError where it takes several."""
-        found = []
-        for word in words:
-            ids = self.processor.tokenizer(word, add_special_tokens=False).input_ids
-            if len(ids) != 1:
-                raise ValueError(f"{word!r} is {len(ids)} tokens for this model, must be 1")
-            found += ids
-        return found
-
 
 @config
 class YesProbabilityConfig:
@@ -162,6 +153,15 @@ class YesProbabilityConfig:
 
     def build(self) -> YesProbability:
         net = load_local("AutoModelForImageTextToText", self.path).to(processes().device)
-        return YesProbability(
-            net, load_local("AutoProcessor", self.path), self, weights_sha256(self.path)
-        )
+        processor, read = load_local("AutoProcessor", self.path), self.mode != "answer_nll"
+        yes, no = (_tokens(processor, words) if read else () for words in (self.yes, self.no))
+        return YesProbability(net, processor, self, weights_sha256(self.path), yes, no)
+
+
+def _tokens(processor: Any, words: tuple[str, ...]) -> tuple[int, ...]:
+    """The one token of each word. ValueError where it takes several."""
+    found = [processor.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+    for word, ids in zip(words, found, strict=True):
+        if len(ids) != 1:
+            raise ValueError(f"{word!r} is {len(ids)} tokens for this model, must be 1")
+    return tuple(token for (token,) in found)

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from genvis.kernels.attention import attention
-from genvis.nn.transformer import SelfAttention
+from genvis.nn.transformer import CrossAttention, SelfAttention
 
 Text = tuple[Tensor, Tensor]  # tokens (B, L, S) and which may be attended to (B, L)
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -91,19 +90,14 @@ class TextAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, text: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = group_norm(channels)
-        self.q = nn.Linear(channels, channels)
-        self.kv = nn.Linear(text, 2 * channels)
-        self.proj = zeroed(nn.Linear(channels, channels))
+        self.attn = CrossAttention(channels, heads, text)
+        zeroed(self.attn.proj)
 
     def forward(self, x: Tensor, text: Text) -> Tensor:
         tokens, visible = text
-        q = self.q(rearrange(self.norm(x), "b c h w -> b (h w) c"))
-        q = rearrange(q, "b n (h d) -> b h n d", h=self.heads)
-        k, v = rearrange(self.kv(tokens), "b l (two h d) -> two b h l d", two=2, h=self.heads)
-        out = attention(q, k, v, visible[:, None, None, :])
-        out = self.proj(rearrange(out, "b h n d -> b n (h d)"))
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        out = self.attn(pixels, self.attn.keys(tokens), visible)
         return x + rearrange(out, "b (h w) c -> b c h w", h=x.shape[2])
 
 

@@ -21,17 +21,21 @@ def sinusoids(t: Tensor, width: int, period: float = 10_000.0) -> Tensor:
     return torch.cat([angles.cos(), angles.sin(), angles.new_zeros(len(t), width % 2)], dim=1)
 
 
-def sinusoids_2d(width: int, h: int, w: int) -> Tensor:
+def sinusoids_2d(width: int, h: int, w: int, span: float | None = None) -> Tensor:
     """Fixed position table (h w, width), row-major: the first half encodes the column, the second
     the row.
 
-    Each half is [sin | cos] of integer coordinates, computed in float64. Width must be divisible by
-    4.
+    Each half is [sin | cos] of coordinates, computed in float64: 0, 1, 2, ..., or, where both axes
+    are to have one span, i span / h and j span / w. Width must be divisible by 4.
     """
     if width % 4:
         raise ValueError(f"width must be divisible by 4 for 2-D positions, got {width}")
     omega = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    steps = (1, 1) if span is None else (span / h, span / w)
+    axes = [
+        torch.arange(n, dtype=torch.float64) * step for n, step in zip((h, w), steps, strict=True)
+    ]
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
     halves = [axis.flatten()[:, None] * omega for axis in (columns, rows)]
     return torch.cat(
         [f(angles) for angles in halves for f in (torch.sin, torch.cos)], dim=1

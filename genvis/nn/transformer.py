@@ -49,10 +49,42 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, D) to (B, N, D); mask bool broadcastable to (B, H, N, N): True = may attend."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        out = attention(self.q_norm(q), self.k_norm(k), v)
+        out = attention(self.q_norm(q), self.k_norm(k), v, mask)
         return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to the tokens of a text; the names are PixArt's (Chen et al. 2023).
+
+    Keys and values are made apart, so that a network may keep them from one call to the next.
+    """
+
+    def __init__(self, width: int, heads: int, text_width: int | None = None) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be divisible by heads, got {width} and {heads}")
+        self.heads = heads
+        self.q_linear = nn.Linear(width, width)
+        self.kv_linear = nn.Linear(text_width or width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def keys(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, L, D / heads) of tokens (B, L, S)."""
+        k, v = rearrange(
+            self.kv_linear(tokens), "b l (two h d) -> two b h l d", two=2, h=self.heads
+        )
+        return k, v
+
+    def forward(self, x: Tensor, kv: tuple[Tensor, Tensor], seen: Tensor | None = None) -> Tensor:
+        """x (B, N, D) -> (B, N, D); seen (B, L): the tokens that count, at least one in every row;
+        None: all.
+        """
+        q = rearrange(self.q_linear(x), "b n (h d) -> b h n d", h=self.heads)
+        out = attention(q, *kv, None if seen is None else seen[:, None, None])
+        return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
 
 class MLP(nn.Module):
@@ -64,11 +96,12 @@ class MLP(nn.Module):
         hidden: int,
         dropout: float = 0.0,
         gelu: Literal["tanh", "none"] = "tanh",
+        out: int | None = None,
     ) -> None:
         super().__init__()
         self.gelu = gelu
         self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, out or width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ OBJECTIVES = Table(
         "reconstruction": "genvis.objectives.reconstruction:Reconstruct",
         "next_scale": "genvis.objectives.next_scale:NextScale",
         "distil_scales": "genvis.objectives.distil_scales:DistilScales",
+        "distil_denoiser": "genvis.objectives.distil_denoiser:DistilDenoiser",
+        "damped": "genvis.compression.damping:Damped",
+        "contrastive": "genvis.objectives.contrastive:Contrastive",
     },
 )
 
@@ -31,6 +34,19 @@ WEIGHTS = Table(
         "in_terms_of": "genvis.objectives.weights:InTermsOf",
         "min_snr": "genvis.objectives.weights:MinSNR",
         "likelihood": "genvis.objectives.weights:Likelihood",
+    },
+)
+
+DIVERGENCES = Table(
+    "divergence",
+    {
+        "forward": "genvis.objectives.divergences:Forward",
+        "reverse": "genvis.objectives.divergences:Reverse",
+        "cakld": "genvis.objectives.divergences:CAKLD",
+        "topkld": "genvis.objectives.divergences:TopKLD",
+        "kl_top": "genvis.objectives.divergences:KLTop",
+        "topk_bucket": "genvis.objectives.divergences:TopKBucket",
+        "squared": "genvis.objectives.divergences:Squared",
     },
 )
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genvis.config import config
+from genvis.objectives.augment import shaken
 from genvis.random import Keys
 from genvis.types import Batch, Loss
 
@@ -35,26 +35,9 @@ class ClassificationLoss:
     ) -> Loss:
         images = batch.x
         if net.training:
-            images = self._augment(images, keys)
+            images = shaken(images, keys, self.objective.shift, self.objective.noise)
         logits = net(images).float()
         assert batch.cond.label is not None
         smooth = self.objective.label_smoothing
         loss = F.cross_entropy(logits, batch.cond.label, reduction="none", label_smoothing=smooth)
         return Loss(loss, logs={"accuracy": (logits.argmax(1) == batch.cond.label).float()})
-
-    def _augment(self, images: Tensor, keys: Keys) -> Tensor:
-        b, side = len(images), images.shape[-1]
-        offset = (
-            (2 * keys.fold("shift").uniform((2,), images.device) - 1)
-            * self.objective.shift
-            * 2
-            / side
-        )
-        theta = torch.eye(2, 3, device=images.device).expand(b, 2, 3).clone()
-        theta[:, :, 2] = offset.float()
-        where = F.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images, where, padding_mode="border", align_corners=False)
-        strength = (
-            self.objective.noise * keys.fold("strength").uniform((1, 1, 1), images.device).float()
-        )
-        return moved + strength * keys.fold("pixels").normal((1, *images.shape[2:]), images.device)

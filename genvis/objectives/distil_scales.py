@@ -1,30 +1,35 @@
-"""Next-scale prediction taught by a larger model: a refiner that finishes what a drafter begins.
+"""Next-scale prediction taught by another model: a refiner that finishes what a drafter begins, or
+a quantized network that is to do as it did in full precision.
 
-    a T^2 KL(teacher || student) + (1 - a) cross-entropy,   both softmaxes of logits / T
+    a T^2 D(student, teacher) + (1 - a) cross-entropy,   D of logits / T: KL(teacher || student)
 
 Source: Chen et al. 2025, "Collaborative Decoding Makes Visual Auto-Regressive Modeling Efficient",
 and the loss function of its released code; how it trains is not released. That the refiner learns
 from the teacher's logits, at first of all scales and in the end of those it refines, is theirs.
 Ours: the teacher sees the same images and (dropped) conditions; the scales that are not refined
-fade linearly (`scales: {name: last}`) while every token keeps its 1 / L; T = 1 and a = 1.
-Letters: a share, T temperature.
+fade linearly (`scales: {name: last}`) while every token keeps its 1 / L; T = 1 and a = 1. Other
+divergences D, TopKLD among them, are in `objectives.divergences`.
+Letters: a share, T temperature, D divergence.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genvis.config import config
+from genvis.objectives import DIVERGENCES
+from genvis.objectives.divergences import Divergence, Forward, tempered
 from genvis.objectives.next_scale import NextScale, NextScaleLoss
+from genvis.objectives.teachers import teacher_of
 from genvis.types import Cond
 
 
 @config
 class DistilScales(NextScale):
     teacher: str  # a model folder, a finished run's folder or a hub id
+    divergence: Annotated[Divergence, DIVERGENCES] = Forward()
     temperature: float = 1.0
     share: float = 1.0  # of the teacher; the rest is the data's (the released loss has a half)
 
@@ -36,15 +41,8 @@ class DistilScales(NextScale):
     def build(self, model: Any) -> "DistilScalesLoss":
         """ValueError unless the teacher predicts the same tokens."""
         plain = super().build(model)
-        found = type(model).from_pretrained(self.teacher)
-        ours, theirs = model.config, found.config
-        for part in ("scales", "codes", "num_classes"):
-            a, b = (getattr(one.backbone, part) for one in (ours, theirs))
-            if a != b:
-                raise ValueError(f"teacher {self.teacher} has {part} {b}, this model has {a}")
-        if ours.tokenizer != theirs.tokenizer:
-            raise ValueError(f"teacher {self.teacher} has another tokenizer than this model")
-        teacher = found.net.to(next(model.net.parameters()).device)
+        same = ("scales", "codes", "num_classes")
+        teacher = teacher_of(model, self.teacher, same, ("tokenizer",))
         return DistilScalesLoss(self, plain.tokenizer, plain.sides, plain.weights, teacher)
 
 
@@ -56,9 +54,8 @@ class DistilScalesLoss(NextScaleLoss):
     teacher: nn.Module
 
     def of_tokens(self, logits: Tensor, nll: Tensor, inputs: Tensor, cond: Cond) -> Tensor:
-        t, share = self.objective.temperature, self.objective.share
+        share, divergence = self.objective.share, self.objective.divergence
         with torch.no_grad():
-            wanted = (self.teacher(inputs, cond).float() / t).log_softmax(2)
-        given = (logits / t).log_softmax(2)
-        kl = F.kl_div(given, wanted, reduction="none", log_target=True).sum(2)
-        return share * t**2 * kl + (1 - share) * super().of_tokens(logits, nll, inputs, cond)
+            wanted = self.teacher(inputs, cond).float()
+        apart = tempered(divergence, logits, wanted, self.objective.temperature)
+        return share * apart + (1 - share) * super().of_tokens(logits, nll, inputs, cond)

@@ -1,7 +1,8 @@
 """Quantization: what a number format means, how it is stored, and which layers get which.
 
 A format is one frozen dataclass and one line of `FORMATS` (`genvis.quant.format` says what it must
-define). Activation ranges are found as they pass or calibrated by an observer. Plans
+define). Activation ranges are found as they pass or calibrated by an observer. Transformations
+(`genvis.quant.transform`) prepare a layer for it, and a rounding makes codes of its weight. Plans
 (`genvis.quant.plan`) assign all of it to layers by name.
 """
 
@@ -47,5 +48,39 @@ OBSERVERS = Table(
         "percentile": "genvis.quant.observers:Percentile",
         "mse": "genvis.quant.observers:MSE",
         "hessian": "genvis.quant.observers:Hessian",
+    },
+)
+
+BACKENDS = Table(
+    "back-end",
+    {
+        "fake": "genvis.quant.backends:Fake",
+        "int8": "genvis.quant.backends:Int8",
+        "int4": "genvis.quant.backends:Int4",
+        "torchao": "genvis.integrations.torchao_backend:TorchAO",
+    },
+)
+
+TRANSFORMS = Table(
+    "transformation",
+    {
+        "smooth": "genvis.quant.transforms.scaling:Smooth",
+        "awq": "genvis.quant.transforms.scaling:AWQ",
+        "repq": "genvis.quant.transforms.repq:RepQ",
+        "rotate": "genvis.quant.transforms.rotate:Rotate",
+        "ostquant": "genvis.quant.transforms.ostquant:OstQuant",
+        "outliers": "genvis.quant.transforms.outliers:Outliers",
+        "low_rank": "genvis.quant.transforms.low_rank:LowRank",
+        "split": "genvis.quant.transforms.split:Split",
+        "keep_tokens": "genvis.quant.transforms.keep_tokens:KeepTokens",
+    },
+)
+
+ROUNDINGS = Table(
+    "rounding",
+    {
+        "nearest": "genvis.quant.rounding:Nearest",
+        "gptq": "genvis.quant.gptq:GPTQ",
+        "adaquant": "genvis.quant.adaquant:AdaQuant",
     },
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genvis.config import config
 from genvis.quant import FORMATS, OBSERVERS
-from genvis.quant.format import Format
+from genvis.quant.format import Format, Params
 from genvis.quant.observers import MinMax, Observer
 from genvis.quant.stored import Stored
 
@@ -68,6 +68,10 @@ class DynamicInput(nn.Module):
         """(..., I) to the same as quantized."""
         return self.config.format.fake(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
+    def encode(self, rows: Tensor) -> tuple[Tensor, Params]:
+        """Codes (M, I), int16, of tokens (M, I), and their parameters (M, K)."""
+        return self.config.format.encode(rows)
+
 
 class StaticInput(Stored):
     """`range`: low and high, float32; NaN until calibrated."""
@@ -88,12 +92,23 @@ class StaticInput(Stored):
         """(..., I) to the same as quantized; unchanged while observing."""
         if self._watching:
             return self._watch(x)
+        return self.config.format.fake(x.reshape(1, -1), self._params()).reshape(x.shape)
+
+    def encode(self, rows: Tensor) -> tuple[Tensor, Params]:
+        """Codes (M, I), int16, of tokens (M, I), and the parameters (1, 1) of all."""
+        codes, params = self.config.format.encode(rows.reshape(1, -1), self._params())
+        return codes.reshape(rows.shape), params
+
+    def _params(self) -> Params:
         self._ready = self._ready or self.calibrated  # asks the device once
         if not self._ready:
             raise ValueError("a static input has no range yet: run the network in `observing`")
         low, high = self.range.reshape(2, 1, 1)
-        params = self.config.format.fit(low, high)
-        return self.config.format.fake(x.reshape(1, -1), params).reshape(x.shape)
+        return self.config.format.fit(low, high)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._ready = self.calibrated  # so that a compiled forward never asks
 
     def watch(self) -> None:
         self._watching, self._seen = True, None
@@ -126,9 +141,8 @@ class StaticInput(Stored):
 
 
 def uncalibrated(net: nn.Module) -> list[str]:
-    """The names of the static inputs that have no range yet."""
-    modules = net.named_modules()
-    return [name for name, m in modules if isinstance(m, StaticInput) and not m.calibrated]
+    """The names of the static inputs and layers whose numbers have not been found on data yet."""
+    return [name for name, m in net.named_modules() if not getattr(m, "calibrated", True)]
 
 
 @contextlib.contextmanager
@@ -150,7 +164,7 @@ def observing(net: nn.Module) -> Iterator[None]:
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         for name, module in inputs.items():
-            module.range = found[name]
+            module.range, module._ready = found[name], True
     finally:
         for module in inputs.values():
             module.rest()

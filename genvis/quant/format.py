@@ -63,6 +63,10 @@ class Format(ABC):
     def step(self, params: Params) -> Tensor:
         """What a value of 1 is worth, (R, K) float32, positive."""
 
+    def in_steps(self, blocks: Tensor, step: Tensor) -> Tensor:
+        """v of blocks (R, K, G) and steps (R, K, 1)."""
+        return blocks / step
+
     @abstractmethod
     def round(self, v: Tensor, params: Params) -> Tensor:
         """Codes, in any number type, of v = x / step (R, K, G)."""
@@ -79,7 +83,7 @@ class Format(ABC):
         """Codes, int16, shaped like x (R, ...), and the parameters: those given, or fitted to x."""
         blocks = split(x.detach().float(), self.group)
         params = self.fit(*ranges(blocks)) if params is None else params
-        codes = self.round(blocks / self.step(params)[..., None], params)
+        codes = self.round(self.in_steps(blocks, self.step(params)[..., None]), params)
         return codes.to(torch.int16).reshape(x.shape), params
 
     def decode(self, codes: Tensor, params: Params) -> Tensor:
@@ -96,7 +100,7 @@ class Format(ABC):
         params = self.fit(*ranges(blocks.detach())) if params is None else params
         step = self.step(params)[..., None]
         with torch.no_grad():
-            v = blocks / step
+            v = self.in_steps(blocks, step)
             x_hat = self.value(self.round(v, params), params) * step
             inside = self.inside(v, params)
         return _Straight.apply(blocks, step, x_hat, inside).reshape(x.shape).to(x.dtype)
@@ -105,13 +109,20 @@ class Format(ABC):
         """What to store, by name: `codes`, their bit stream (uint8), and the parameters."""
         if not weight.isfinite().all():
             raise ValueError("weight must be finite, it has NaN or infinite entries")
-        codes, params = self.encode(weight)
+        return self.parts(*self.encode(weight))
+
+    def parts(self, codes: Tensor, params: Params) -> dict[str, Tensor]:
+        """What to store of codes, of any shape and number type, and their parameters."""
         return {"codes": pack(codes - self.first_code, self.code_bits), **params}
 
     def unpack(self, parts: Params, shape: Sequence[int]) -> Tensor:
         """The weight of `shape`, float32, bit for bit what `fake` gives a float32 weight."""
-        codes = unpack(parts["codes"], self.code_bits, math.prod(shape)).to(torch.int16)
-        return self.decode((codes + self.first_code).reshape(tuple(shape)), parts)
+        return self.decode(self.codes(parts, shape), parts)
+
+    def codes(self, parts: Params, shape: Sequence[int]) -> Tensor:
+        """The codes of a weight of `shape`, int16, as `encode` gave them."""
+        stored = unpack(parts["codes"], self.code_bits, math.prod(shape)).to(torch.int16)
+        return (stored + self.first_code).reshape(tuple(shape))
 
     def storage_bytes(self, shape: Sequence[int]) -> int:
         """Bytes of what `pack` stores for a weight of `shape`."""

@@ -73,6 +73,10 @@ class Integer(Format):
     def step(self, params: Params) -> Tensor:
         return restored(params)
 
+    def in_steps(self, blocks: Tensor, step: Tensor) -> Tensor:
+        # as torchao does, which matters where the extreme is a tie, as sym_half makes every one
+        return blocks * (1 / step) if self.rule == "sym_half" else blocks / step
+
     def round(self, v: Tensor, params: Params) -> Tensor:
         return self._shifted(v, params).clamp(*self.limits)
 

@@ -39,6 +39,9 @@ class Minifloat:
                 f"specials {self.specials!r} leave no number but 0 in {self.bits} bits"
             )
 
+    def __str__(self) -> str:
+        return f"e{self.exponent}m{self.mantissa}"
+
     @property
     def bits(self) -> int:
         return 1 + self.exponent + self.mantissa

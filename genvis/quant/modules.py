@@ -2,12 +2,13 @@
 
 A packed layer keeps its weight as codes and unpacks it when it is used: it computes bit for bit
 what the original would with `format.fake(weight)` as weight, also under autocast. In a state dict:
-the parts of the format (`codes`, `scale`, ...) and `bias`. A `PreparedLayer` rotates or quantizes
-what comes in before such a layer, or a plain one, sees it.
+the parts of the format (`codes`, `scale`, ...) and `bias`. A `PreparedLayer` quantizes what comes
+in before such a layer, or a plain one, sees it. Around both are the transformations' modules.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +17,41 @@ from torch.nn import functional
 from genvis.quant.activations import Activation
 from genvis.quant.blocks import count
 from genvis.quant.format import Format
-from genvis.quant.rotation import Rotation, block_size, rotated
+from genvis.quant.rounding import NEAREST, Rounding
 from genvis.quant.stored import Stored
+from genvis.quant.transform import AXES, Layer, Seen, inputs
 
 
-class PackedLayer(Stored):
-    """The packed weight and the bias (a copy) of a layer, which is not written into."""
+class QuantizedLayer(Stored):
+    """A layer under a rule; the outermost module of it where there are several.
 
+    It has a `bias` as well, None or not.
+    """
+
+    format: Format | None = None  # of the weight
     activation: Activation | None = None
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, format: Format) -> None:
+    @property
+    def weight(self) -> Tensor:
+        """The weight of a plain layer that would do the same to exact inputs."""
+        raise NotImplementedError
+
+
+class PackedLayer(QuantizedLayer):
+    """The packed weight and the bias (a copy) of a layer, which is not written into.
+
+    parts: what the format stores of the weight; without, that of the weight rounded to nearest.
+    """
+
+    format: Format
+
+    def __init__(
+        self, layer: Layer, format: Format, parts: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.format = format
         self.shape = tuple(layer.weight.shape)
-        for name, part in format.pack(layer.weight.detach()).items():
+        for name, part in (parts or format.pack(layer.weight.detach())).items():
             self.keep(name, part)
         self.bias = copy.deepcopy(layer.bias)
         # follows the net through casts, so that the weight has the dtype of its neighbours
@@ -42,17 +64,15 @@ class PackedLayer(Stored):
         parts = {name: self.get_buffer(name) for name in self.kept}
         return self.format.unpack(parts, self.shape).to(self.get_buffer("like").dtype)
 
-    def original_weight(self) -> Tensor:
-        """The weight of a plain layer that would do the same to exact inputs."""
-        return self.weight
-
     def extra_repr(self) -> str:
         return f"{'x'.join(map(str, self.shape))}, bias={self.bias is not None}, {self.format}"
 
 
 class PackedLinear(PackedLayer):
-    def __init__(self, layer: nn.Linear, format: Format) -> None:
-        super().__init__(layer, format)
+    def __init__(
+        self, layer: nn.Linear, format: Format, parts: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(layer, format, parts)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,8 +81,10 @@ class PackedLinear(PackedLayer):
 
 
 class PackedConv2d(PackedLayer):
-    def __init__(self, layer: nn.Conv2d, format: Format) -> None:
-        super().__init__(layer, format)
+    def __init__(
+        self, layer: nn.Conv2d, format: Format, parts: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(layer, format, parts)
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.padding, self.padding_mode = layer.padding, layer.padding_mode
@@ -82,59 +104,55 @@ class PackedConv2d(PackedLayer):
         )
 
 
-class PreparedLayer(nn.Module):
-    """A layer whose input is rotated first, then quantized, either or both.
+class Around(QuantizedLayer):
+    """Something around another layer, `layer`, plain or quantized."""
 
-    The weight of `layer` is that for rotated inputs. Zeros that a convolution pads with stay zeros.
-    """
-
-    def __init__(
-        self,
-        layer: nn.Linear | nn.Conv2d,
-        weight: Format | None,
-        act: Activation | None,
-        rotate: bool,
-    ) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        inputs = layer.weight.shape[1]  # of a convolution: of one of its groups
-        size = block_size(inputs) if rotate else 1
-        self.format, self.activation = weight, act
-        self.rotation = Rotation(size) if rotate else nn.Identity()
-        inner = copy.deepcopy(layer)
-        if rotate:
-            with torch.no_grad():
-                inner.weight.copy_(rotated(layer.weight, size))
-        self.axis = AXES[type(layer)]
-        self.act = nn.Identity() if act is None else _built(act, layer)
-        self.layer = inner if weight is None else PACKED[type(layer)](inner, weight)
+        self.layer: Any = layer
+        self.format = getattr(layer, "format", None)
+        self.activation = getattr(layer, "activation", None)
         self.train(layer.training)
 
     @property
     def weight(self) -> Tensor:
-        """The weight that meets the prepared input."""
         return self.layer.weight
 
     @property
     def bias(self) -> Tensor | None:
         return self.layer.bias
 
-    def original_weight(self) -> Tensor:
-        """The weight of a plain layer that would do the same to exact inputs."""
-        rotation, weight = self.rotation, self.layer.weight
-        return rotated(weight, rotation.size) if isinstance(rotation, Rotation) else weight
+
+class PreparedLayer(Around):
+    """A layer whose input is quantized. Zeros that a convolution pads with stay zeros."""
+
+    def __init__(self, act: Activation, layer: nn.Module, like: Layer) -> None:
+        super().__init__(layer)
+        self.activation, self.axis = act, AXES[type(like)]
+        self.act = act.build().to(like.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.act(self.rotation(x.movedim(self.axis, -1)))
-        return self.layer(tokens.movedim(-1, self.axis))
+        return self.layer(self.act(x.movedim(self.axis, -1)).movedim(-1, self.axis))
 
 
-def _built(act: Activation, layer: nn.Linear | nn.Conv2d) -> nn.Module:
-    inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    try:
-        count((1, inputs), act.format.group)
-    except ValueError as error:
-        raise ValueError(f"act: {error}") from error
-    return act.build().to(layer.weight.device)
+class Calibrated(Around):
+    """A layer with numbers that were found on data; `found` (bool) says whether they were."""
+
+    found: Tensor
+
+    def __init__(self, layer: nn.Module, found: bool, device: torch.device) -> None:
+        super().__init__(layer)
+        self.register_buffer("found", torch.tensor(found, device=device))
+        self.calibrated = found
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.calibrated = bool(self.found)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.calibrated:
+            raise ValueError("a layer waits for data that its rule needs: apply the plan with it")
+        return self.layer(x)
 
 
 # exact types: a subclass may use its weight in another way
@@ -142,28 +160,40 @@ PACKED: dict[type[nn.Module], Callable[..., PackedLayer]] = {
     nn.Linear: PackedLinear,
     nn.Conv2d: PackedConv2d,
 }
-AXES: dict[type[nn.Module], int] = {nn.Linear: -1, nn.Conv2d: -3}  # where the inputs are
 
 
 def quantized(
-    layer: nn.Linear | nn.Conv2d, weight: Format | None, act: Activation | None, rotate: bool
+    layer: Layer,
+    weight: Format | None,
+    act: Activation | None,
+    rounding: Rounding = NEAREST,
+    seen: Seen | None = None,
 ) -> nn.Module:
     """A layer like `layer`, which keeps its own, in the given formats; None is full precision.
 
-    ValueError if a format does not fit the layer.
+    `seen` is for a rounding that needs data. ValueError if a format does not fit the layer.
     """
-    if act is not None or rotate:
-        return PreparedLayer(layer, weight, act, rotate)
-    return copy.deepcopy(layer) if weight is None else PACKED[type(layer)](layer, weight)
+    made: nn.Module
+    if weight is None:
+        made = copy.deepcopy(layer)
+    else:
+        rounded, parts = rounding.pack(layer, weight, act, seen)
+        made = PACKED[type(layer)](rounded, weight, parts)
+    if act is None:
+        return made
+    try:
+        count((1, inputs(layer)), act.format.group)
+    except ValueError as error:
+        raise ValueError(f"act: {error}") from error
+    return PreparedLayer(act, made, layer)
 
 
-def quantized_layers(net: nn.Module) -> dict[str, PackedLayer | PreparedLayer]:
-    """The layers of `net` that `quantized` made, by name."""
-    found: dict[str, PackedLayer | PreparedLayer] = {}
+def quantized_layers(net: nn.Module) -> dict[str, QuantizedLayer]:
+    """The layers of `net` that a plan made, by name."""
+    found: dict[str, QuantizedLayer] = {}
     inner: set[int] = set()
     for name, module in net.named_modules():
-        if isinstance(module, PreparedLayer):
-            inner.add(id(module.layer))
-        if isinstance(module, PackedLayer | PreparedLayer) and id(module) not in inner:
+        if isinstance(module, QuantizedLayer) and id(module) not in inner:
+            inner |= {id(part) for part in module.modules()}
             found[name] = module
     return found

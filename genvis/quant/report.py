@@ -13,8 +13,8 @@ from genvis.quant.modules import PACKED, quantized_layers
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One quantized layer. Bytes are those of its weight, without the bias; a rotation is undone
-    before the weight is compared.
+    """One quantized layer. Bytes are those of all its tensors but the bias: of its weight, and of
+    what a rule adds to it. Transformations are undone before weights are compared.
     """
 
     name: str
@@ -66,22 +66,26 @@ def summary(original: nn.Module, quantized: nn.Module) -> Summary:
     before = {name: module for name, module in original.named_modules() if type(module) in PACKED}
     layers = []
     for name, layer in quantized_layers(quantized).items():
-        weight, w_hat = getattr(before.get(name), "weight", None), layer.original_weight()
+        weight, w_hat = getattr(before.get(name), "weight", None), layer.weight
         if not isinstance(weight, Tensor) or weight.shape != w_hat.shape:
             raise ValueError(
                 f"original has no layer {name!r} with a weight of shape {tuple(w_hat.shape)}"
             )
-        format = layer.format
         layers.append(
             LayerSummary(
                 name=name,
-                format=format,
+                format=layer.format,
                 act=layer.activation,
                 weights=weight.numel(),
                 changed=int(torch.count_nonzero(weight.detach() != w_hat)),
                 bytes_before=weight.nbytes,
-                bytes_after=weight.nbytes if format is None else format.storage_bytes(weight.shape),
+                bytes_after=_bytes_but_bias(layer),
                 sqnr=sqnr(weight, w_hat),
             )
         )
     return Summary(tuple(layers), state_bytes(original), state_bytes(quantized))
+
+
+def _bytes_but_bias(layer: nn.Module) -> int:
+    state = layer.state_dict()
+    return sum(t.nbytes for name, t in state.items() if name.rpartition(".")[2] != "bias")

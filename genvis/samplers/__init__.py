@@ -57,6 +57,7 @@ CHANGES = Table(
     "change of the network",
     {
         "quantize": "genvis.quant.plan:Plan",
+        "quantize_aware": "genvis.quant.aware:QuantizeAware",
         "skip_bricks": "genvis.backbones.lego:SkipBricks",
     },
 )

@@ -5,7 +5,7 @@ network's weights, packed where it was quantized).
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -16,7 +16,9 @@ from torch import nn
 from genvis.checkpoint import load_state, read_folder, save_folder
 from genvis.models import MODELS, model_folder, read_model
 from genvis.samplers import SAMPLERS
-from genvis.types import Sampler
+from genvis.samplers.generate import of_classes
+from genvis.text.prompted import Prompted
+from genvis.types import Cond, Sampler, TextEncoder, TextEncoderConfig
 
 KINDS = ("generator", "scale_generator")  # in MODELS
 
@@ -59,6 +61,11 @@ class BaseGenerator:
         return self.config.backbone.num_classes
 
     @property
+    def text(self) -> TextEncoder | None:
+        """What encodes prompts, where the config names one."""
+        return self.net.text if isinstance(self.net, Prompted) else None
+
+    @property
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
@@ -74,6 +81,28 @@ class BaseGenerator:
         config = replace(self.config, changes=(*self.config.changes, *changes))
         return replace(self, config=config, net=apply(changes, self.net).eval())
 
+    def things(
+        self,
+        classes: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        negative: str | None = None,
+    ) -> Cond:
+        """What images show in turn, P rows: prompts, encoded once, with what all of them steer away
+        from; else the given classes, or all there are. ValueError for what this model does not
+        take.
+        """
+        if prompts is None:
+            if negative is not None:
+                raise ValueError("a negative prompt needs prompts")
+            return of_classes(self.num_classes, classes)
+        if not isinstance(self.net, Prompted):
+            takes = f"{self.num_classes} classes" if self.num_classes else "none"
+            raise ValueError(f"prompts were given, but this model takes {takes}")
+        if classes is not None:
+            raise ValueError("give classes or prompts, not both")
+        against = None if negative is None else Cond(prompts=(negative,) * len(prompts))
+        return self.net.prepared(Cond(prompts=tuple(prompts), negative=against))
+
     def choice(self, config: SamplerChoice | None = None) -> SamplerChoice:
         """The config, or the generator's own. ValueError if it is for another kind of generator."""
         chosen: SamplerChoice = config or self.config.sampler
@@ -87,7 +116,35 @@ class BaseGenerator:
         return self.choice(config).build(self)
 
 
+def told(
+    text: TextEncoderConfig | None, net: nn.Module, kind: type[Prompted], config: Any
+) -> nn.Module:
+    """The network of a backbone's config with an encoder in front, if there is one. ValueError
+    unless it takes that encoder's features.
+    """
+    if text is None:
+        return net
+    width, tokens = getattr(config, "text_width", 0), getattr(config, "text_tokens", text.length)
+    if width != text.width or tokens < text.length:
+        takes = f"up to {tokens} tokens of width {width}" if width else "no text"
+        raise ValueError(
+            f"text gives {text.length} tokens of width {text.width}, the backbone takes {takes}"
+        )
+    return kind(text.build(), net)
+
+
+def check_same_text(ours: "BaseGenerator", theirs: "BaseGenerator", name: str) -> None:
+    """ValueError unless both read the text that one of them encoded."""
+    if ours.config.text != theirs.config.text:
+        raise ValueError(f"{name} has another text encoder than this generator")
+    if isinstance(ours.text, nn.Module):
+        raise ValueError(f"{name} has a text encoder of its own, trained with it, as this one has")
+
+
 def apply(changes: Iterable[Change], net: nn.Module) -> nn.Module:
+    """The changes to the network, or to the backbone behind a text encoder."""
+    if isinstance(net, Prompted):
+        return net.around(apply(changes, net.net))
     for change in changes:
         net = change.apply(net)
     return net

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genvis.config import config
 from genvis.random import Keys
+from genvis.samplers.base import check_same_text
 from genvis.samplers.decoding import Decoding
 from genvis.samplers.guided_scales import ScaleGuidance
 from genvis.samplers.next_scale import (
@@ -133,3 +134,4 @@ def check_pair(drafter: ScaleGenerator, refiner: ScaleGenerator, source: str) ->
             raise ValueError(f"refiner {source}: {name} is {theirs}, the drafter's is {ours}")
     if drafter.config.tokenizer != refiner.config.tokenizer:
         raise ValueError(f"refiner {source} has another tokenizer than the drafter")
+    check_same_text(drafter, refiner, f"refiner {source}")

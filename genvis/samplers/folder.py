@@ -1,10 +1,13 @@
 """Samples on disk: resumable, by any number of processes, the same whichever made them.
 
 A sample folder holds `run.json` (what made it), `samples.npz` (ADM's format: arr_0 uint8 NHWC,
-arr_1 labels) and `grid.png`; `parts/` holds finished chunks until the last one is there.
+arr_1 labels), `prompts.json` (of every image, where there are) and `grid.png`; `parts/` holds
+finished chunks until the last one is there.
 """
 
+import json
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +16,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from genvis.checkpoint import in_use, open_run, read_json
+from genvis.checkpoint import atomic_write, in_use, open_run, read_json
 from genvis.config import config, dump, first_difference
 from genvis.console import progress
 from genvis.devices import processes
@@ -22,18 +25,25 @@ from genvis.models import fingerprint
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
 from genvis.samplers.base import BaseGenerator, SamplerChoice
-from genvis.samplers.generate import generate, in_turn, of_classes, trajectory
+from genvis.samplers.generate import generate, in_turn, trajectory
 from genvis.types import Cond, Sampler, to
+
+PROMPTS = "prompts.json"
 
 
 @config
 class Sampling:
-    """Image i has label classes[i mod len(classes)] and keys of (seed, i)."""
+    """Image i has label classes[i mod K] or prompt prompts[i mod P], and keys of (seed, i).
+
+    negative: a prompt to steer away from, in guidance.
+    """
 
     sampler: Annotated[SamplerChoice, SAMPLERS]
     count: int = 1000
     seed: int = 0
     classes: tuple[int, ...] | None = None  # default: all of them in turn
+    prompts: tuple[str, ...] | None = None
+    negative: str | None = None
     chunk: int = 64  # rows per network call
 
     def __post_init__(self) -> None:
@@ -43,12 +53,15 @@ class Sampling:
             )
         if self.classes == ():
             raise ValueError("classes must name at least one class, or be null for all of them")
+        if self.prompts == ():
+            raise ValueError("prompts must name at least one, or be null")
 
     def keys(self, rows: range) -> HashKeys:
         return HashKeys.of(self.seed, rows).fold("sample")
 
-    def cond(self, rows: range, num_classes: int) -> Cond:
-        return in_turn(of_classes(num_classes, self.classes), rows)
+    def things(self, generator: BaseGenerator) -> Cond:
+        """What images show in turn."""
+        return generator.things(self.classes, self.prompts, self.negative)
 
 
 def sample_folder(
@@ -61,24 +74,24 @@ def sample_folder(
     them.
     """
     state = processes()
-    rows, classes = range(sampling.count), generator.num_classes
     final, sampler = Path(folder) / "samples.npz", None
-    sampling.cond(rows, classes)  # what is wrong is said before any file is made
     named = {name: fingerprint(name) for name in getattr(sampling.sampler, "others", ())}
     others = {"others": named} if named else {}  # a sample is of their weights too
     if not final.exists():
-        sampler = generator.to(state.device).sampler(sampling.sampler)
+        generator = generator.to(state.device)
+        sampler = generator.sampler(sampling.sampler)
+        things = sampling.things(generator)  # what is wrong is said before any file is made
     with state.main_process_first():
         folder = open_run(folder, {"source": source, **others, **dump(sampling)})
     with in_use(folder) if state.is_main_process else nullcontext():
         if sampler is not None:
-            _sample(sampler, classes, sampling, folder, state)
+            _sample(sampler, things, sampling, folder, state)
         state.wait_for_everyone()
     return load_images(final)
 
 
 def _sample(
-    sampler: Sampler, classes: int, sampling: Sampling, folder: Path, state: PartialState
+    sampler: Sampler, things: Cond, sampling: Sampling, folder: Path, state: PartialState
 ) -> None:
     """This process's chunks, and then, by the main process, the whole."""
     starts = range(0, sampling.count, sampling.chunk)
@@ -88,7 +101,7 @@ def _sample(
         if paths[start].exists():
             continue
         here = range(sampling.count)[start : start + sampling.chunk]
-        cond = sampling.cond(here, classes)
+        cond = in_turn(things, here)
         images = generate(sampler, cond, sampling.keys(here), sampling.chunk)
         save_npz(paths[start], images, cond.label)
     state.wait_for_everyone()
@@ -96,8 +109,9 @@ def _sample(
         loaded = [load_images(path) for path in paths.values()]
         images = torch.cat([images for images, _ in loaded])
         labels = [labels for _, labels in loaded if labels is not None]
-        columns = min(len(sampling.classes or range(classes)), 10) or 10
+        columns = 10 if things.label is things.prompts is None else min(len(things), 10)
         save_grid(folder / "grid.png", images[: 10 * columns], columns)
+        save_prompts(folder, in_turn(things, range(sampling.count)).prompts)
         save_npz(folder / "samples.npz", images, torch.cat(labels) if labels else None)
         shutil.rmtree(folder / "parts")
 
@@ -105,11 +119,22 @@ def _sample(
 @torch.no_grad()
 def save_steps(generator: BaseGenerator, sampling: Sampling, path: Path) -> None:
     """A picture of how the first ten images come about: a row for every step, a scale or a time."""
-    rows = range(min(sampling.count, 10))
-    sampler, keys = generator.to(processes().device).sampler(sampling.sampler), sampling.keys(rows)
+    rows, generator = range(min(sampling.count, 10)), generator.to(processes().device)
+    sampler, keys = generator.sampler(sampling.sampler), sampling.keys(rows)
     noise = keys.normal(sampler.noise_shape, sampler.device)
-    cond = to(sampling.cond(rows, generator.num_classes), sampler.device)
+    cond = to(in_turn(sampling.things(generator), rows), sampler.device)
     save_grid(path, torch.cat([*trajectory(sampler, noise, cond, keys)]).cpu(), len(rows))
+
+
+def save_prompts(folder: Path, prompts: Sequence[str] | None) -> None:
+    """`prompts.json`, one for every image of `samples.npz`; no file for images without."""
+    if prompts is not None:
+        atomic_write(folder / PROMPTS, json.dumps(list(prompts), indent=0) + "\n")
+
+
+def read_prompts(folder: Path) -> tuple[str, ...] | None:
+    """What `save_prompts` wrote."""
+    return tuple(read_json(folder / PROMPTS)) if (folder / PROMPTS).is_file() else None
 
 
 def read_samples(source: str | Path) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,22 @@ from genvis.processes.along import Along
 from genvis.processes.denoiser import Denoiser
 from genvis.processes.guidance import Clipped, Guided, Interval
 from genvis.samplers import CHANGES, GRIDS, SOLVERS
-from genvis.samplers.base import BaseGenerator, Change, apply
+from genvis.samplers.base import BaseGenerator, Change, apply, check_same_text, told
 from genvis.samplers.diffusion import DiffusionSampler
 from genvis.samplers.grids import Grid, Uniform
 from genvis.samplers.solvers import Euler, Solver
+from genvis.text import TEXTS
+from genvis.text.prompted import PromptedMaps
 from genvis.tokenizers import TOKENIZERS
-from genvis.types import BackboneConfig, Denoise, Prediction, Process, Tokenizer, TokenizerConfig
+from genvis.types import (
+    BackboneConfig,
+    Denoise,
+    Prediction,
+    Process,
+    TextEncoderConfig,
+    Tokenizer,
+    TokenizerConfig,
+)
 
 
 @config
@@ -89,6 +99,7 @@ class GeneratorConfig:
     process: Annotated[Process, PROCESSES]
     prediction: Annotated[Prediction, PREDICTIONS]
     tokenizer: Annotated[TokenizerConfig, TOKENIZERS]
+    text: Annotated[TextEncoderConfig, TEXTS] | None = None  # what encodes prompts
     sampler: SamplerConfig = SamplerConfig()
     changes: tuple[Annotated[Change, CHANGES], ...] = ()
 
@@ -106,7 +117,8 @@ class GeneratorConfig:
         """With fresh weights; the changes are applied to them, so that changed weights can be
         loaded.
         """
-        return Generator(self, apply(self.changes, self.backbone.build()), self.tokenizer.build())
+        net = told(self.text, self.backbone.build(), PromptedMaps, self.backbone)
+        return Generator(self, apply(self.changes, net), self.tokenizer.build())
 
 
 @dataclass(frozen=True)
@@ -133,5 +145,6 @@ class Generator(BaseGenerator):
             )
         if weak.config.tokenizer != self.config.tokenizer:
             raise ValueError(f"guidance.weak {source} has another tokenizer than this generator")
+        check_same_text(self, weak, f"guidance.weak {source}")
         same = weak.config.process == self.config.process
         return weak.denoiser() if same else Along(weak.denoiser(), self.config.process)

@@ -8,10 +8,12 @@ from typing import Annotated, Any, ClassVar
 from genvis.backbones import SCALE_BACKBONES
 from genvis.config import config
 from genvis.samplers import CHANGES
-from genvis.samplers.base import BaseGenerator, Change, apply
+from genvis.samplers.base import BaseGenerator, Change, apply, told
 from genvis.samplers.next_scale import NextScaleConfig
+from genvis.text import TEXTS
+from genvis.text.prompted import PromptedScales
 from genvis.tokenizers import TOKENIZERS
-from genvis.types import ScaleBackboneConfig, ScaleTokenizer, TokenizerConfig
+from genvis.types import ScaleBackboneConfig, ScaleTokenizer, TextEncoderConfig, TokenizerConfig
 
 PLAIN = NextScaleConfig()
 
@@ -22,6 +24,7 @@ class ScaleGeneratorConfig:
 
     backbone: Annotated[ScaleBackboneConfig, SCALE_BACKBONES]
     tokenizer: Annotated[TokenizerConfig, TOKENIZERS]
+    text: Annotated[TextEncoderConfig, TEXTS] | None = None  # what encodes prompts
     sampler: NextScaleConfig = PLAIN
     changes: tuple[Annotated[Change, CHANGES], ...] = ()
 
@@ -32,7 +35,8 @@ class ScaleGeneratorConfig:
         tokenizer = self.tokenizer.build()
         check_agreement(self.backbone, tokenizer)
         self.sampler.decoding.check(len(self.backbone.scales))
-        return ScaleGenerator(self, apply(self.changes, self.backbone.build()), tokenizer)
+        net = told(self.text, self.backbone.build(), PromptedScales, self.backbone)
+        return ScaleGenerator(self, apply(self.changes, net), tokenizer)
 
 
 @dataclass(frozen=True)

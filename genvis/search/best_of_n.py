@@ -32,7 +32,7 @@ class BestOfN(Anytime):
         if self.n < 1:
             raise ValueError(f"n must be at least 1 candidate per image, got {self.n}")
 
-    def rounds(
+    def explore(
         self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
     ) -> Iterator[SearchResult]:
         require(verifier, cond, previews=True, across_calls=False)

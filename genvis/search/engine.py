@@ -17,7 +17,7 @@ from genvis.config import config
 from genvis.random import Keys
 from genvis.search import POTENTIALS, PROPOSALS, SELECTIONS
 from genvis.search.best import picked, when
-from genvis.search.ledger import BudgetExceededError, Ledger
+from genvis.search.ledger import Ledger
 from genvis.search.metered import Metered, Population, candidates
 from genvis.search.potentials import Difference, Memory, Potential
 from genvis.search.proposals import Own, Proposal
@@ -59,11 +59,11 @@ class Crowd:
         """(B C, ...) as (B, C, ...)."""
         return values.unflatten(0, (self.prompts, -1))
 
-    def fork(self, meter: Metered, rows: Tensor, m: int = 1) -> "Crowd":
-        """Those rows, with copies that come apart from here on."""
+    def fork(self, meter: Metered, rows: Tensor, purpose: str, m: int = 1) -> "Crowd":
+        """Those rows, with copies that come apart, also from those made here for other purposes."""
         if torch.equal(rows, torch.arange(len(self.number))):
             return replace(self, m=m)
-        return replace(take(self, rows), them=meter.fork(self.them, rows), m=m)
+        return replace(take(self, rows), them=meter.fork(self.them, rows, purpose), m=m)
 
     def numbered(self, trace: Sequence[Round]) -> "Crowd":
         """With the next numbers after those of all rounds so far."""
@@ -102,7 +102,7 @@ class Engine(Anytime):
         """Where a sampler of so many steps is interrupted; the last stage is its end."""
         raise NotImplementedError
 
-    def rounds(
+    def explore(
         self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
     ) -> Iterator[SearchResult]:
         stages = self.stages(sampler.num_steps)
@@ -112,36 +112,32 @@ class Engine(Anytime):
         crowd = Crowd.of(len(cond), meter.begin(own.normal(sampler.noise_shape), cond, own))
         log_z, proper = torch.zeros(len(cond)).double(), all(s.select.proper for s in stages)
         trace: tuple[Round, ...] = ()
-        try:
-            for stage in stages:
-                crowd = self._propose(meter, crowd, stage.k)
-                crowd, images, scores = self._look(meter, crowd, stage.select)
-                if images is None:
-                    continue  # nobody needs to see them
-                parents, crowd = crowd.by_prompt(crowd.number), crowd.numbered(trace)
-                if scores is None:
-                    trace = (*trace, Round(ledger.spent, parents))
-                else:
-                    crowd = self.weigh(meter, crowd, scores)
-                    log_w, scores = crowd.by_prompt(crowd.log_w), crowd.by_prompt(scores)
-                    z = log_z + log_mean(log_w) if proper else None
-                    sample = Weighted(crowd.by_prompt(images), scores, log_w.log_softmax(1), z)
-                    answer = self._answer(meter, crowd, sample, keys)
-                    trace = (*trace, Round(ledger.spent, parents, scores, answer.scores))
-                    yield replace(answer, trace=trace)
-                if not meter.done(crowd.them):
-                    crowd, gained = self._select(meter, crowd, images, stage, keys)
-                    log_z = log_z + gained
-        except BudgetExceededError:
-            if not any(past.best is not None for past in trace):
-                raise  # there is no answer that could stand
+        for stage in stages:
+            crowd = self._propose(meter, crowd, stage.k)
+            crowd, images, scores = self._look(meter, crowd, stage.select)
+            if images is None:
+                continue  # nobody needs to see them
+            parents, crowd = crowd.by_prompt(crowd.number), crowd.numbered(trace)
+            if scores is None:
+                trace = (*trace, Round(ledger.spent, parents))
+            else:
+                crowd = self.weigh(meter, crowd, scores)
+                log_w, scores = crowd.by_prompt(crowd.log_w), crowd.by_prompt(scores)
+                z = log_z + log_mean(log_w) if proper else None
+                sample = Weighted(crowd.by_prompt(images), scores, log_w.log_softmax(1), z)
+                answer = self._answer(meter, crowd, sample, keys)
+                trace = (*trace, Round(ledger.spent, parents, scores, answer.scores))
+                yield replace(answer, trace=trace)
+            if not meter.done(crowd.them):
+                crowd, gained = self._select(meter, crowd, images, stage, keys)
+                log_z = log_z + gained
 
     def _propose(self, meter: Metered, crowd: Crowd, k: int) -> Crowd:
         """M children of everyone, advanced to k steps; one where copies cannot come apart."""
         if self.children > 1 and meter.forks(crowd.them):
             crowd = replace(crowd, them=meter.look(crowd.them))  # once for all children
             rows = torch.arange(len(crowd.them)).repeat_interleave(self.children)
-            crowd = crowd.fork(meter, rows, self.children)
+            crowd = crowd.fork(meter, rows, "child", self.children)
         while crowd.them.k < k:
             tilt = self.lam * self.potential.level(crowd.them.k + 1)
             them, log_ratio = self.proposal(meter, crowd.them, tilt)
@@ -178,13 +174,14 @@ class Engine(Anytime):
     ) -> tuple[Crowd, Tensor]:
         """Those that go on, and what resampling moved from their weights to log Z, (B,)."""
         log_w, select = crowd.by_prompt(crowd.log_w), stage.select
-        if select.duplicates and stage.n == log_w.shape[1] and not meter.forks(crowd.them):
+        if select.duplicates and not meter.forks(crowd.them):
             select = Keep()  # copies would stay equal
         draws = keys.fold("select", crowd.them.k)
         choice = select(log_w, crowd.by_prompt(images), stage.n, crowd.m, draws)
         first = torch.arange(0, log_w.numel(), log_w.shape[1])[:, None]
-        crowd = crowd.fork(meter, (first + choice.rows).flatten())
-        return replace(crowd, log_w=choice.log_w.flatten()), choice.log_z
+        crowd = crowd.fork(meter, (first + choice.rows).flatten(), "copy")
+        memory = crowd.memory if select.proper else crowd.memory.unpaid()  # weights were forgotten
+        return replace(crowd, log_w=choice.log_w.flatten(), memory=memory), choice.log_z
 
     def _answer(self, meter: Metered, crowd: Crowd, sample: Weighted, keys: Keys) -> SearchResult:
         """One of every prompt's candidates, by the output policy."""
@@ -209,6 +206,12 @@ class Engine(Anytime):
             raise ValueError(
                 "this search copies trajectories, and copies under a deterministic solver never "
                 "come apart: choose a stochastic one, such as ddim with eta 1"
+            )
+        falls = self.children > 1 or any(stage.n != self.size for stage in stages)
+        if falls and not self.potential.weighs and any(s.select.needs == "weights" for s in stages):
+            raise ValueError(
+                "a terminal potential gives nobody a score on the way, by which candidates could "
+                "become fewer: choose another, such as value"
             )
         if twists and not hasattr(sampler, "transition"):
             raise ValueError(

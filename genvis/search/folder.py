@@ -11,6 +11,7 @@ import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from genvis.checkpoint import (
 from genvis.console import bar
 from genvis.devices import processes
 from genvis.images import from_uint8, png, save_grid, save_npz, to_uint8
+from genvis.samplers.folder import save_prompts
 from genvis.search import SEARCHES
 from genvis.search.diversity import diversity
 from genvis.search.hacking import hacking
@@ -40,6 +42,7 @@ from genvis.search.pictures import save_scores, save_trees
 from genvis.search.result import SearchResult
 from genvis.search.study import Study
 from genvis.types import Cond, Verifier
+from genvis.verifiers.scoring import remembers, scores_of
 
 RESULTS, SUMMARY = "results.jsonl", "search.json"
 TREES = 4  # images whose search is drawn
@@ -58,8 +61,7 @@ def search_folder(maker: Maker, study: Study, folder: str | Path) -> dict[str, A
             try:
                 _search(job, folder)
             except ValueError:
-                made = {file.name for file in folder.iterdir()} - {RUN, ".lock"}
-                if state.is_main_process and not made:
+                if state.is_main_process and not _begun(folder):
                     shutil.rmtree(folder)  # refused before any work: free for the mended study
                 raise
             state.wait_for_everyone()
@@ -71,8 +73,13 @@ def search_folder(maker: Maker, study: Study, folder: str | Path) -> dict[str, A
 
 
 def _search(job: Job, folder: Path) -> None:
-    """This process's groups."""
-    state = processes()
+    """This process's groups; each judged knowing those before it, by a verifier that remembers."""
+    state, one_by_one = processes(), remembers(job.verifier)
+    if one_by_one and state.num_processes > 1:
+        raise ValueError(
+            f"{job.verifier.name} judges a group of images by those chosen before it: search with "
+            "one process"
+        )
     mine = list(job.study.groups())[state.process_index :: state.num_processes]
     total = sum(map(len, mine))
     with bar(f"search {folder}", total, show=state.is_main_process) as told:
@@ -80,6 +87,8 @@ def _search(job: Job, folder: Path) -> None:
             part = _part(folder, rows)
             if not part.with_suffix(".jsonl").exists():
                 _save(job, rows, _snapshots(job, rows, told), part)
+            if one_by_one:
+                job = job.after(from_uint8(_pixels(part)))
             told.update(len(rows))
 
 
@@ -131,7 +140,7 @@ def _save(job: Job, rows: range, kept: dict[int, SearchResult], part: Path) -> N
 
 @torch.no_grad()
 def _seen(judge: Verifier, pixels: Tensor, cond: Cond) -> list[float]:
-    return judge(from_uint8(pixels), cond).tolist()
+    return scores_of(judge, from_uint8(pixels), cond).tolist()
 
 
 def _what(job: Job, cond: Cond, i: int) -> dict[str, Any]:
@@ -167,7 +176,7 @@ def _gather(job: Job, folder: Path) -> None:
         "unit": {kind: one},
         "plain": plain,
         "rows": rows,
-        "warning": hacking(plain, rows),
+        "warning": hacking(plain, rows) if getattr(job.verifier, "per_image", True) else None,
     }
     save_scores(folder / "scores.png", found)
     save_trees(folder / "tree.png", lines[:TREES])
@@ -176,12 +185,16 @@ def _gather(job: Job, folder: Path) -> None:
     shutil.rmtree(folder / "parts")
 
 
+def _begun(folder: Path) -> bool:
+    return bool({file.name for file in folder.iterdir()} - {RUN, ".lock"})
+
+
 def _part(folder: Path, rows: range) -> Path:
     return folder / "parts" / f"{rows.start:09d}"
 
 
-def _pixels(part: Path, budget: int) -> Tensor:
-    """A group's images within a budget, (B, 3, H, W) uint8."""
+def _pixels(part: Path, budget: float = inf) -> Tensor:
+    """A group's images within a budget, (B, 3, H, W) uint8; by default its answer."""
     kept = load_tensors(part.with_suffix(".safetensors"))
     return kept[str(max(b for b in map(int, kept) if b <= budget))]
 
@@ -189,3 +202,4 @@ def _pixels(part: Path, budget: int) -> Tensor:
 def _save_images(folder: Path, images: Tensor, cond: Cond) -> None:
     save_npz(folder / "samples.npz", images, cond.label)
     save_grid(folder / "grid.png", images[:100], 10)
+    save_prompts(folder, cond.prompts)

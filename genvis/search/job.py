@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from genvis.config import dump
 from genvis.random import HashKeys
 from genvis.samplers.flops import counted
@@ -18,7 +20,7 @@ from genvis.search.refined import Refined
 from genvis.search.result import SearchResult
 from genvis.search.study import Study
 from genvis.types import Cond, Cost, Verifier
-from genvis.verifiers.scoring import require
+from genvis.verifiers.scoring import grown, remembers, require
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,12 @@ class Job:
         verifier, judge = study.verifier.build(), study.judge.build()
         if verifier.name == judge.name:
             raise ValueError(f"judge must differ from verifier, but both are {judge.name}")
+        if remembers(judge):
+            raise ValueError(f"{judge.name} judges sets of images: the judge must see single ones")
+        every = maker.cond(range(min(study.count, len(maker.things))))
+        require(verifier, every, previews=True, across_calls=False)  # the search knows better
+        require(judge, every, across_calls=True)
         first = maker.cond(range(1))
-        require(verifier, first, previews=True, across_calls=False)  # the search knows better
-        require(judge, first, across_calls=True)
         if study.flops or study.limit.flops is not None:
             final = None if maker.final is None else counted(maker.final, first)
             maker = replace(maker, sampler=counted(maker.sampler, first), final=final)
@@ -49,7 +54,11 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         names = {"verifier_weights": self.verifier.name, "judge_weights": self.judge.name}
-        return {"source": self.maker.identity, **names, **dump(self.study)}
+        return {**self.maker.identity, **names, **dump(self.study)}
+
+    def after(self, images: Tensor) -> "Job":
+        """The same, where these (B, 3, H, W) were chosen before."""
+        return replace(self, verifier=grown(self.verifier, images))
 
     def given(self, rows: range) -> tuple[Cond, HashKeys]:
         return self.maker.cond(rows), self.study.keys(rows)

@@ -4,15 +4,17 @@ A plain path names its own kind; what needs more words (a negative prompt) is a 
 `name:` and fields. Letters: P things that images may show.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from genvis.config import Table, config, read_yaml
 from genvis.devices import processes
 from genvis.models import fingerprint
+from genvis.samplers import SAMPLERS
 from genvis.samplers.base import BaseGenerator, load_generator
-from genvis.samplers.generate import in_turn, of_classes, price
+from genvis.samplers.generate import in_turn, price
 from genvis.search.study import Study
 from genvis.types import Cond, Sampler
 
@@ -20,13 +22,14 @@ from genvis.types import Cond, Sampler
 @dataclass(frozen=True)
 class Maker:
     """The sampler of the candidates, the one that makes the answer again (None: nobody does),
-    conditions (P rows) that images take in turn, and what tells the weights from others.
+    conditions (P rows) that images take in turn, and what the images depend on besides the study:
+    plain data, such as hashes of weights.
     """
 
     sampler: Sampler
     final: Sampler | None
     things: Cond
-    identity: str
+    identity: Mapping[str, Any]
 
     def cond(self, rows: range) -> Cond:
         """Of the images with these numbers."""
@@ -84,16 +87,21 @@ def source_of(given: str | Path, *, trust_code: bool = False) -> Source:
 
 
 def generated(generator: BaseGenerator, identity: str, study: Study) -> Maker:
-    """From a generator at hand."""
-    if study.prompts is not None and generator.num_classes:
-        raise ValueError(
-            f"prompts were given, but this model takes {generator.num_classes} classes"
-        )
+    """From a generator at hand, whose weights are told from others by `identity`."""
     here = generator.to(processes().device)
-    things = (
-        of_classes(generator.num_classes, study.classes)
-        if study.prompts is None
-        else Cond(prompts=study.prompts)
-    )
+    if study.prompts is not None and generator.text is None and not generator.num_classes:
+        things = Cond(prompts=study.prompts)  # for the verifiers alone
+    else:
+        things = here.things(study.classes, study.prompts, study.negative)
     final = None if study.final is None else here.sampler(study.final)
-    return Maker(here.sampler(study.sampler), final, things, identity)
+    known = {"source": identity, **_unsaid(generator, study)}
+    return Maker(here.sampler(study.sampler), final, things, known)
+
+
+def _unsaid(generator: BaseGenerator, study: Study) -> dict[str, Any]:
+    """The sampler that the study leaves to the model, and the weights of other models in use."""
+    chosen = generator.choice(study.sampler)
+    suggested = {} if study.sampler else {"suggested": SAMPLERS.dump(chosen)}
+    others = (name for each in (chosen, study.final) for name in getattr(each, "others", ()))
+    named = {name: fingerprint(name) for name in others}
+    return suggested | ({"others": named} if named else {})

@@ -216,15 +216,15 @@ class Metered:
         keys = them.keys.fold(*words)
         return replace(them, state=self.sampler.rekey(them.state, keys), keys=keys)
 
-    def fork(self, them: Population, rows: Tensor) -> Population:
+    def fork(self, them: Population, rows: Tensor, purpose: str) -> Population:
         """Those rows (m,), ascending within a parent's; every copy but the first of a parent gets a
-        future of its own, by the parent's keys, the step and its number among the copies.
+        future of its own, by the parent's keys, the purpose, the step and its number among them.
         """
         copies, sibling = take(them, rows), among_equals(rows)
         if not sibling.any():
             return copies
         most = int(sibling.max()) + 1
-        fresh = take(them.keys.fold("child", them.k).split(most), rows * most + sibling)
+        fresh = take(them.keys.fold(purpose, them.k).split(most), rows * most + sibling)
         pick = torch.arange(len(rows)) + len(rows) * (sibling > 0)
         keys = take(join([copies.keys, fresh]), pick)
         return replace(copies, state=self.sampler.rekey(copies.state, keys), keys=keys)
@@ -249,13 +249,6 @@ class Metered:
             table: Tensor = self.verifier.table(images, cond, previews).T  # type: ignore[attr-defined]
         else:
             table = scores_of(self.verifier, images, cond, previews)[:, None]
-        if table.shape[0] != len(images) or table.ndim != 2:
-            raise ValueError(
-                f"the verifier {self.verifier.name} must give one score an image, got "
-                f"{tuple(table.shape)} for {len(images)} images"
-            )
-        if not table.isfinite().all():
-            raise ValueError(f"the verifier {self.verifier.name} gave a score that is not finite")
         return table.double()
 
     def _chunks(self, rows: int) -> Iterator[slice]:

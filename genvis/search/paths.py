@@ -13,7 +13,7 @@ import torch
 from genvis.config import config
 from genvis.random import Keys
 from genvis.search.best import picked, when
-from genvis.search.ledger import BudgetExceededError, Ledger
+from genvis.search.ledger import Ledger
 from genvis.search.metered import Metered, candidates
 from genvis.search.result import Anytime, Round, SearchResult
 from genvis.search.selections import Top
@@ -46,13 +46,15 @@ class Paths(Anytime):
                 f"{self.start}, forward {self.forward}, back {self.back}"
             )
 
-    def rounds(
+    def explore(
         self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
     ) -> Iterator[SearchResult]:
         if not hasattr(sampler, "renoise"):
             raise ValueError(f"{type(sampler).__name__} cannot go back into noise (`renoise`)")
         require(verifier, cond, across_calls=False)  # each round's are compared with each other
         steps, prompts = sampler.num_steps, len(cond)
+        if steps < 2:
+            raise ValueError(f"paths go back and forth between steps: at least 2, got {steps}")
         forward = round(self.forward * steps)
         back = max(round(self.back * steps), forward + 1)
         meter, top = Metered(sampler, verifier, ledger, self.chunk, prompts), Top()
@@ -60,24 +62,20 @@ class Paths(Anytime):
         them = meter.begin(own.normal(sampler.noise_shape), cond, own)
         parents = torch.full((prompts, self.n), -1)
         trace: tuple[Round, ...] = ()
-        try:
-            them = meter.advance(them, min(max(steps - round(self.start * steps), 1), steps - 1))
-            while not meter.done(them):
-                origin = max(them.k - forward, 0)
-                them = meter.renoise(them, origin, self.width, "round", len(trace))
-                them, images, scores = meter.verify(meter.advance(them, min(origin + back, steps)))
-                images, scores = (v.unflatten(0, (prompts, -1)) for v in (images, scores))
-                numbers = len(trace) * scores.shape[1] + torch.arange(scores.shape[1])
-                answer = picked(
-                    scores.argmax(1), images, scores, numbers.expand_as(scores),
-                    when("best score", them.k, steps),
-                )  # fmt: skip
-                born = parents.repeat_interleave(self.width, 1)
-                trace = (*trace, Round(ledger.spent, born, scores, answer.scores))
-                yield replace(answer, trace=trace)
-                best = top(scores, images, self.n, 1, keys).rows
-                first = torch.arange(0, scores.numel(), scores.shape[1])[:, None]
-                them, parents = take(them, (first + best).flatten()), numbers[best]
-        except BudgetExceededError:
-            if not trace:
-                raise  # else the latest answer stands
+        them = meter.advance(them, min(max(steps - round(self.start * steps), 1), steps - 1))
+        while not meter.done(them):
+            origin = max(them.k - forward, 0)
+            them = meter.renoise(them, origin, self.width, "round", len(trace))
+            them, images, scores = meter.verify(meter.advance(them, min(origin + back, steps)))
+            images, scores = (v.unflatten(0, (prompts, -1)) for v in (images, scores))
+            numbers = len(trace) * scores.shape[1] + torch.arange(scores.shape[1])
+            answer = picked(
+                scores.argmax(1), images, scores, numbers.expand_as(scores),
+                when("best score", them.k, steps),
+            )  # fmt: skip
+            born = parents.repeat_interleave(self.width, 1)
+            trace = (*trace, Round(ledger.spent, born, scores, answer.scores))
+            yield replace(answer, trace=trace)
+            best = top(scores, images, self.n, 1, keys).rows
+            first = torch.arange(0, scores.numel(), scores.shape[1])[:, None]
+            them, parents = take(them, (first + best).flatten()), numbers[best]

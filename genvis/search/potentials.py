@@ -20,7 +20,7 @@ from genvis.config import config
 @dataclass(frozen=True)
 class Memory:
     """What a lineage remembers of its tilts, one number a row: the largest, their sum, and the sum
-    of log G.
+    of log G that its weight has been paid.
     """
 
     largest: Tensor
@@ -37,6 +37,10 @@ class Memory:
 
     def paid(self, log_g: Tensor) -> "Memory":
         return Memory(self.largest, self.total, self.log_g + log_g)
+
+    def unpaid(self) -> "Memory":
+        """Where the weights that log G went into are gone."""
+        return Memory(self.largest, self.total, torch.zeros_like(self.log_g))
 
 
 class Potential(Protocol):
@@ -75,7 +79,7 @@ class Difference(_Full):
     """What the tilt gained since it was last seen; the first time, all of it."""
 
     def __call__(self, tilt: Tensor, memory: Memory, k: int) -> Tensor:
-        return self.level(k) * tilt - memory.log_g  # so far, log G adds up to the last tilt
+        return self.level(k) * tilt - memory.log_g  # log G adds up to the tilt that was last seen
 
 
 @config

@@ -3,7 +3,8 @@ over go to the next step.
 
 Source: Kim et al. 2025, "Inference-Time Scaling for Flow Models via Stochastic Generation and
 Rollover Budget Forcing", section 5 and released code. Its flow-to-SDE is a sampler: along `vp`, on
-grid `circle`, by solver `euler_maruyama` with diffusion `volatility` (g = 3 t^2) and last noisy.
+grid `circle`, by solver `euler_maruyama` with diffusion `volatility` (g = 3 t^2). That code never
+takes the last step; to finish take one that adds no noise, `last: tweedie`.
 Letters: B prompts; N chains of each; K noises for each chain to start from; M steps; q the quota of
 tries that a step begins with.
 """
@@ -46,13 +47,13 @@ class Chain:
     tried: int = 0
     best: Try | None = None
 
-    def hear(self, new: Try, q: int, last: int) -> "Chain":
-        """After one more try. Once `last` steps are done, no further one is taken."""
+    def hear(self, new: Try, q: int, open_end: bool) -> "Chain":
+        """After one more try. open_end: whether where it leads a next step can be tried."""
         best = new if self.best is None or new.score > self.best.score else self.best
         tried, goal = self.tried + 1, max(self.goal, new.score)
-        if self.at.here.k < last and new.score > self.goal:
+        if open_end and new.score > self.goal:
             return Chain(new, goal, self.quota - tried + q)  # rollover
-        if self.at.here.k < last and tried % self.quota == 0:
+        if open_end and tried % self.quota == 0:
             return Chain(best, goal, q)  # the goal stays where it was
         return replace(self, goal=goal, tried=tried, best=best)
 
@@ -97,7 +98,7 @@ class RolloverBudgetForcing(Anytime):
         # the released code stops where one more try would use up the budget
         return q, len(range(first + self.chains, self.nfe - kept, self.chains))
 
-    def rounds(
+    def explore(
         self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
     ) -> Iterator[SearchResult]:
         require(verifier, cond)
@@ -120,7 +121,7 @@ class RolloverBudgetForcing(Anytime):
 
     def walk(self, meter: Metered, cond: Cond, keys: Keys) -> Iterator[tuple[list[Chain], Round]]:
         """The B N chains at their start and after every try, prompt-major, with what was tried."""
-        n, prompts, last = self.chains, len(cond), meter.sampler.num_steps - 2
+        n, prompts = self.chains, len(cond)
         q, tries = self.plan(meter.sampler)
         own = candidates(keys, range(n * self.initial), prompts)
         start = meter.begin(own.normal(meter.sampler.noise_shape), cond, own)
@@ -135,7 +136,7 @@ class RolloverBudgetForcing(Anytime):
         for i in range(tries):
             new = _try(meter, chains, i, first=n * (self.initial + i), n=n)
             born, made = [chain.at.number for chain in chains], torch.tensor([t.score for t in new])
-            chains = [c.hear(t, q, last) for c, t in zip(chains, new, strict=True)]
+            chains = [c.hear(t, q, _goes_on(meter, t)) for c, t in zip(chains, new, strict=True)]
             yield chains, _round(prompts, meter.ledger.spent, born, made.double(), chains)
 
     def _ending(self, meter: Metered) -> Cost:
@@ -144,6 +145,13 @@ class RolloverBudgetForcing(Anytime):
             return Cost()
         steps = (meter.sampler.cost(k) for k in range(meter.sampler.num_steps))
         return sum(steps, DECODE + VERIFY)
+
+
+def _goes_on(meter: Metered, new: Try) -> bool:
+    """Whether a next step can be tried from there: one before the last, and of which no two are the
+    same.
+    """
+    return new.here.k < meter.sampler.num_steps - 1 and meter.forks(new.here)
 
 
 def _try(meter: Metered, chains: Sequence[Chain], i: int, first: int, n: int) -> list[Try]:
@@ -189,13 +197,14 @@ def _finished(
     meter: Metered, prompts: int, chains: list[Chain], trace: tuple[Round, ...]
 ) -> SearchResult:
     """The rest of every prompt's best trajectory, for a new score."""
-    found, best = _answer(prompts, chains, trace), _best(prompts, chains)
+    best = _best(prompts, chains)
+    found = _answer(prompts, chains, trace).settled(meter.ledger.spent)
     images, scores = found.images.clone(), found.scores.clone()
     for k in sorted({own.here.k for own in best}):
         rows = [row for row, own in enumerate(best) if own.here.k == k]
         them = meter.advance(join([best[row].here for row in rows]), meter.sampler.num_steps)
         _, images[rows], scores[rows] = meter.verify(them)
-    number = sum(past.parents.shape[1] for past in trace)
+    number = sum(past.parents.shape[1] for past in trace)  # of what was cut short none
     last = Round(meter.ledger.spent, found.chosen[:, None], scores[:, None], scores)
     return replace(
         found,
@@ -203,6 +212,6 @@ def _finished(
         scores=scores,
         policy="best score of the previews, finished",
         chosen=torch.full_like(found.chosen, number),
-        trace=(*trace, last),
+        trace=(*found.trace, last),
         searched=found.scores,
     )

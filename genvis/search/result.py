@@ -6,7 +6,7 @@ rounds, in the order in which they were made.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genvis.config import config
 from genvis.random import Keys
-from genvis.search.ledger import Ledger
+from genvis.search.ledger import BudgetExceededError, Ledger
 from genvis.types import Cond, Cost, Sampler, Verifier
 
 
@@ -24,7 +24,8 @@ class Round:
 
     spent: the ledger's total over all prompts once it was over; parents (B, n) int64: the number of
     the candidate that each was made from, -1 for none; scores (B, n) float64 and the score `best`
-    (B,) of the answer, had the search ended here; both None where nothing was scored.
+    (B,) of the answer, had the search ended here; both None where nothing was scored. A round that
+    the budget cut short has n = 0: what it spent was in vain.
     """
 
     spent: Cost
@@ -80,6 +81,13 @@ class SearchResult:
         """Over all prompts."""
         return self.trace[-1].spent
 
+    def settled(self, spent: Cost) -> "SearchResult":
+        """With a round that was cut short, if more was spent than on the rounds so far."""
+        if spent == self.spent:
+            return self
+        nobody = self.chosen.new_zeros(len(self.chosen), 0)
+        return replace(self, trace=(*self.trace, Round(spent, nobody)))
+
 
 class Search(Protocol):
     """A method. What it finds for a prompt does not depend on the other prompts nor on how many
@@ -105,7 +113,9 @@ class Search(Protocol):
 
 @config
 class Anytime:
-    """What all searches share: an answer after every round, and `chunk` rows per network call."""
+    """What all searches share: an answer after every round, the end where the ledger refuses, and
+    `chunk` rows per network call. A method writes `explore`.
+    """
 
     repeatable: ClassVar[bool] = False  # whether the answer is made from a noise it returns
     chunk: int = 64
@@ -114,8 +124,23 @@ class Anytime:
         if self.chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {self.chunk}")
 
-    def rounds(self, *given: Any) -> Iterator[SearchResult]:
+    def explore(self, *given: Any) -> Iterator[SearchResult]:
+        """What `rounds` gives, as if there were no budget: a refused call may end it anywhere."""
         raise NotImplementedError
+
+    def rounds(
+        self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
+    ) -> Iterator[SearchResult]:
+        found = None
+        try:
+            for found in self.explore(sampler, cond, verifier, keys, ledger):
+                yield found
+        except BudgetExceededError:
+            if found is None:
+                raise  # there is no answer that could stand
+        assert found is not None  # every search has a first round
+        if (whole := found.settled(ledger.spent)) is not found:
+            yield whole
 
     def __call__(
         self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger

@@ -14,7 +14,7 @@ from genvis.config import config
 from genvis.random import Keys
 from genvis.search import FEATURES
 from genvis.search.features import Features, Patches, representatives
-from genvis.search.resampling import RULES, Scheme, ess, log_mean
+from genvis.search.resampling import RULES, Scheme, ess, inverse_cdf, log_mean
 
 Needs = Literal["weights", "images", "nothing"]
 
@@ -59,7 +59,8 @@ class Keep:
 @config
 class Resample:
     """Children by weight, where the effective sample size is below threshold N; elsewhere all stay
-    and keep their weights. Their number changes only by resampling.
+    and keep their weights. Their number changes only by resampling: it stays, as they do, where
+    copies could not come apart any more.
     """
 
     needs: ClassVar[Needs] = "weights"
@@ -86,7 +87,7 @@ class Resample:
 
 @config
 class _Best:
-    """What keeps the best and forgets the weights."""
+    """What keeps the best and forgets the weights: all that counts next is the next tilt."""
 
     needs: ClassVar[Needs] = "weights"
     proper: ClassVar[bool] = False
@@ -117,11 +118,9 @@ class DrawnChild(_Best):
     ranks: ClassVar[bool] = False
 
     def __call__(self, log_w: Tensor, images: Tensor, n: int, children: int, keys: Keys) -> Choice:
-        cdf = log_w.unflatten(1, (-1, children)).softmax(-1).cumsum(-1)  # (B, N, M)
-        u = keys.uniform((cdf.shape[1], 1))
-        return _even(
-            _first(log_w, children) + torch.searchsorted(cdf, u)[..., 0].clamp(max=children - 1)
-        )
+        w = log_w.unflatten(1, (-1, children)).softmax(-1)  # (B, N, M)
+        u = keys.uniform((w.shape[1], 1))
+        return _even(_first(log_w, children) + inverse_cdf(w, u)[..., 0])
 
 
 @config

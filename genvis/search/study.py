@@ -35,6 +35,7 @@ class Study:
     seed: int = 0
     classes: tuple[int, ...] | None = None  # default: all of them in turn
     prompts: tuple[str, ...] | None = None
+    negative: str | None = None  # a prompt to steer away from, in guidance
     group: int = 16  # images searched together: what a killed search has to make again
     flops: bool = False  # count them too, which takes one image more
     png: bool = False  # images/000123.png beside samples.npz

@@ -15,7 +15,7 @@ from torch import Tensor
 from genvis.config import config
 from genvis.random import Keys
 from genvis.search.best import after, spread
-from genvis.search.ledger import BudgetExceededError, Ledger
+from genvis.search.ledger import Ledger
 from genvis.search.metered import Metered
 from genvis.search.result import Anytime, SearchResult
 from genvis.types import Cond, Sampler, Verifier, repeat
@@ -45,7 +45,7 @@ class ZeroOrder(Anytime):
         if not -1 < self.cosine < 1:
             raise ValueError(f"cosine must be in (-1, 1), got {self.cosine}")
 
-    def rounds(
+    def explore(
         self, sampler: Sampler, cond: Cond, verifier: Verifier, keys: Keys, ledger: Ledger
     ) -> Iterator[SearchResult]:
         require(verifier, cond, previews=True, across_calls=False)
@@ -58,10 +58,7 @@ class ZeroOrder(Anytime):
         for i in range(1, self.iterations + 1):
             moves = keys.fold("neighbours", i).normal((n, *sampler.noise_shape))
             around = neighbours(best.own.noise, moves, self.cosine).flatten(0, 1)
-            try:
-                rivals = meter.sample(around, cond, repeat(keys, n))
-            except BudgetExceededError:
-                return  # the best so far stands
+            rivals = meter.sample(around, cond, repeat(keys, n))
             best = after(meter, best, rivals, best.chosen[:, None].expand(prompts, n), ledger.spent)
             yield best.result(spread(rivals.images.unflatten(0, (prompts, n))))
 

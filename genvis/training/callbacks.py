@@ -14,7 +14,7 @@ from genvis.images import save_grid
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
 from genvis.samplers.base import SamplerChoice
-from genvis.samplers.generate import generate, labelled
+from genvis.samplers.generate import generate, in_turn
 from genvis.types import Dataset, LossFunction, to
 
 BINS = 8  # of the noise level, in the validation loss
@@ -139,6 +139,7 @@ class SampleGrid:
 
     every: int = 500
     rows: int = 4
+    prompts: tuple[str, ...] | None = None  # one a column; default: the first classes, if any
     # default: the generator's own
     sampler: Annotated[SamplerChoice, SAMPLERS] | None = None
 
@@ -148,14 +149,12 @@ class SampleGrid:
 
     def __call__(self, run: Run) -> None:
         model = replace(run.model, net=run.ema)
-        classes = min(model.num_classes, 10)
-        columns = classes or 10
-        count = self.rows * columns
-        images = generate(
-            model.sampler(self.sampler),
-            labelled(classes, range(count)),
-            HashKeys.of(0, range(count)),
-        )
+        shown = len(self.prompts or ()) or min(model.num_classes, 10)
+        classes = range(shown) if self.prompts is None and shown else None
+        columns = shown or 10
+        rows = range(self.rows * columns)
+        cond = in_turn(model.things(classes, self.prompts), rows)
+        images = generate(model.sampler(self.sampler), cond, HashKeys.of(0, rows))
         folder = run.folder / "samples"
         folder.mkdir(exist_ok=True)
         save_grid(folder / f"step_{run.step:07d}.png", images, columns)

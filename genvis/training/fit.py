@@ -64,9 +64,7 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
     )
     rank, world = accelerator.process_index, accelerator.num_processes
     set_seed(recipe.seed)
-    model = recipe.model.build().to(accelerator.device)
-    if recipe.init is not None:
-        load_state(model.net, read_folder(model_folder(recipe.init)).tensors, recipe.init)
+    model = _begun(recipe).to(accelerator.device)
     data, held_out = recipe.data.build("train"), recipe.data.build("val")
     for part in (data, held_out):
         if hasattr(part, "check"):  # latents are for the tokenizer that made them
@@ -96,6 +94,25 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
                 trained.save_pretrained(folder / "model")
         accelerator.wait_for_everyone()
     return trained
+
+
+def _begun(recipe: Recipe) -> Any:
+    """The model with the weights that training starts from.
+
+    Changes of the network, such as quantization, are made to what it is initialised from, unless
+    that has the same changes already.
+    """
+    if recipe.init is None:
+        return recipe.model.build()
+    saved, changes = read_folder(model_folder(recipe.init)), getattr(recipe.model, "changes", ())
+    if not changes or saved.config.get("changes") == dump(recipe.model)["changes"]:
+        model = recipe.model.build()
+        load_state(model.net, saved.tensors, recipe.init)
+        return model
+    plain: Any = recipe.model
+    model = replace(plain, changes=()).build()
+    load_state(model.net, saved.tensors, recipe.init)
+    return model.changed(*changes)
 
 
 def _others(loss_function: LossFunction, recipe: Recipe) -> dict[str, Player]:

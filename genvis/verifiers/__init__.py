@@ -10,6 +10,7 @@ VERIFIERS = Table(
         "zero_shot": "genvis.verifiers.class_score:ZeroShotConfig",
         "linear_head": "genvis.verifiers.class_score:LinearHeadConfig",
         "image_classifier": "genvis.integrations.transformers_verifiers:ImageClassifierConfig",
+        "shapes_checker": "genvis.verifiers.shapes_checker:ShapesCheckerConfig",
         "confidence": "genvis.verifiers.confidence:ConfidenceConfig",
         "similarity": "genvis.verifiers.similarity:SimilarityConfig",
         "consistency": "genvis.verifiers.similarity:ConsistencyConfig",

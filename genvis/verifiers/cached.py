@@ -11,7 +11,14 @@ from torch import Tensor
 from genvis.config import config
 from genvis.types import Cond, Verifier, VerifierConfig, take
 from genvis.verifiers import VERIFIERS
-from genvis.verifiers.scoring import Need, check_images, check_rows, needs_of, scores_of
+from genvis.verifiers.scoring import (
+    Need,
+    check_images,
+    check_rows,
+    needs_of,
+    remembers,
+    scores_of,
+)
 
 LIMIT = 100_000  # scores that are kept; the oldest go first
 
@@ -32,6 +39,8 @@ class Cached:
     def __post_init__(self) -> None:
         if not getattr(self.verifier, "per_image", True):
             raise ValueError(f"{self.verifier.name} cannot be cached: its scores depend on the set")
+        if remembers(self.verifier):
+            raise ValueError(f"{self.verifier.name} cannot be cached: it changes as it goes")
         if self.limit < 1:
             raise ValueError(f"limit must be at least 1 score, got {self.limit}")
 

@@ -19,7 +19,7 @@ from genvis.config import config
 from genvis.devices import processes
 from genvis.features import EXTRACTORS
 from genvis.features.classifier import Classifier
-from genvis.features.clip import CLIP, read_state
+from genvis.features.clip import ImagesAndWords, images_and_words, read_state
 from genvis.types import Cond
 from genvis.verifiers.scoring import Need, PerImage
 
@@ -102,7 +102,7 @@ class OwnClassifier:
 class ZeroShot:
     """CLIP, asked which class's words are nearest; words (K, E), each of length one."""
 
-    clip: CLIP
+    clip: ImagesAndWords
     words: Tensor
     differentiable: ClassVar[bool] = True
 
@@ -170,7 +170,7 @@ class ClassLogitConfig:
 
 @config
 class ZeroShotConfig:
-    """By CLIP from a local folder (`CLIP.from_folder`); classes: the words for labels 0, 1, ..."""
+    """By a network of images and words, as in `clip_score`; classes: the words for 0, 1, ..."""
 
     path: str
     classes: tuple[str, ...]
@@ -184,7 +184,7 @@ class ZeroShotConfig:
             raise ValueError(f"template must hold {{}} for the class, got {self.template!r}")
 
     def build(self) -> ClassScore:
-        clip = CLIP.from_folder(self.path).to(processes().device)
+        clip = images_and_words(self.path).to(processes().device)
         words = torch.stack([clip.text(self.template.format(each)) for each in self.classes])
         return ClassScore(ZeroShot(clip, words), self.form)
 

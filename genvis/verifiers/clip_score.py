@@ -17,8 +17,9 @@ from torch import Tensor
 
 from genvis.config import config
 from genvis.devices import processes
-from genvis.features.clip import CLIP
+from genvis.features.clip import CLIP, ImagesAndWords, images_and_words
 from genvis.features.clip_net import VIT_H_14
+from genvis.features.prepare import Prepare
 from genvis.types import Cond
 from genvis.verifiers.scoring import Need, PerImage
 
@@ -42,7 +43,7 @@ def scaled(cosine: Tensor, form: Form, logit_scale: Tensor | float) -> Tensor:
 class CLIPScore(PerImage):
     """kind: what it is called."""
 
-    clip: CLIP
+    clip: ImagesAndWords
     form: Form = "x2.5"
     kind: str = "CLIPScore"
     needs: ClassVar[tuple[Need, ...]] = ("prompts",)
@@ -76,13 +77,17 @@ class CLIPScore(PerImage):
 
 @config
 class CLIPScoreConfig:
-    """path: a folder as `CLIPModel.save_pretrained` writes it, with vocab.json and merges.txt."""
+    """path: a shipped network (`shapes-clip-v1`), or a folder of CLIP, SigLIP or open_clip with its
+    tokenizer's files (`images_and_words`).
+    """
 
     path: str
     form: Form = "x2.5"
 
     def build(self) -> CLIPScore:
-        return CLIPScore(_with_words(CLIP.from_folder(self.path), self.path), self.form)
+        clip = images_and_words(self.path)
+        clip.text("")  # a missing tokenizer is said here
+        return CLIPScore(clip.to(processes().device), self.form)
 
 
 @config
@@ -95,7 +100,8 @@ class PickScoreConfig:
 
     def build(self) -> CLIPScore:
         clip = CLIP.from_folder(self.path, self.tokenizer)
-        return CLIPScore(_with_words(clip, self.path), self.form, "PickScore")
+        clip.text("")
+        return CLIPScore(clip.to(processes().device), self.form, "PickScore")
 
 
 @config
@@ -109,13 +115,6 @@ class HPSv2Config:
     form: Form = "cosine"  # about 0.2 to 0.35
 
     def build(self) -> CLIPScore:
-        clip = CLIP.from_open_clip(self.path, VIT_H_14, self.tokenizer, fit="pad")
+        whole = Prepare(VIT_H_14.size, fit="pad")
+        clip = CLIP.from_open_clip(self.path, VIT_H_14, self.tokenizer, whole)
         return CLIPScore(clip.to(processes().device), self.form, "HPSv2")
-
-
-def _with_words(clip: CLIP, path: str) -> CLIP:
-    if clip.tokenizer is None:
-        raise ValueError(
-            f"{path}: no vocab.json and merges.txt, which prompts need; put them there"
-        )
-    return clip.to(processes().device)

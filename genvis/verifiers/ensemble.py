@@ -18,7 +18,7 @@ from torch import Tensor
 from genvis.config import config
 from genvis.types import Cond, Verifier, VerifierConfig
 from genvis.verifiers import VERIFIERS
-from genvis.verifiers.scoring import Need, needs_of, scores_of
+from genvis.verifiers.scoring import Need, needs_of, remembers, scores_of
 
 
 def ranks(scores: Tensor) -> Tensor:
@@ -60,6 +60,8 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.of:
             raise ValueError("an ensemble needs at least one verifier")
+        if changing := [each.name for each in self.of if remembers(each)]:
+            raise ValueError(f"{changing[0]} cannot be in an ensemble: it changes as it goes")
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -108,10 +108,30 @@ def needs_of(verifier: Verifier) -> tuple[Need, ...]:
 def scores_of(
     verifier: Verifier, images: Tensor, cond: Cond, previews: Tensor | None = None
 ) -> Tensor:
-    """`verifier(images, cond)`; with the previews too, if it is one that needs them."""
-    if "previews" in needs_of(verifier):
-        return verifier(images, cond, previews)  # type: ignore[call-arg]
-    return verifier(images, cond)
+    """`verifier(images, cond)`; with the previews too, if it is one that needs them. ValueError
+    unless it gives one finite score an image.
+    """
+    given = (previews,) if "previews" in needs_of(verifier) else ()
+    scores = verifier(images, cond, *given)
+    if scores.shape != (len(images),):
+        raise ValueError(
+            f"the verifier {verifier.name} must give one score an image, got "
+            f"{tuple(scores.shape)} for {len(images)} images"
+        )
+    if not scores.isfinite().all():
+        raise ValueError(f"the verifier {verifier.name} gave a score that is not finite")
+    return scores
+
+
+def remembers(verifier: Verifier) -> bool:
+    """Whether its scores depend on the images chosen before."""
+    return hasattr(verifier, "accept")
+
+
+def grown(verifier: Verifier, images: Tensor) -> Verifier:
+    """The verifier once these images (N, 3, H, W) are chosen: the same, if it does not remember."""
+    found: Verifier = verifier.accept(images) if remembers(verifier) else verifier  # type: ignore[attr-defined]
+    return found
 
 
 def require(

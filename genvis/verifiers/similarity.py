@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genvis.checkpoint import file_sha256
 from genvis.config import config
 from genvis.devices import processes
 from genvis.features import EXTRACTORS
@@ -27,15 +28,16 @@ from genvis.verifiers.scoring import Need, PerImage, ask
 
 @dataclass(frozen=True)
 class Similarity(PerImage):
-    """In [-1, 1]. given: features (R, D), each of length one."""
+    """In [-1, 1]. given: features (R, D), each of length one; sha256: of the images' file."""
 
     extractor: Any
     given: Tensor
+    sha256: str
 
     @property
     def name(self) -> str:
         known = f"{self.extractor.name}:{self.extractor.sha256[:6]}"
-        return f"similarity[{known}] to {len(self.given)} images"
+        return f"similarity[{known}] to {len(self.given)} images:{self.sha256[:6]}"
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +58,7 @@ class SimilarityConfig:
         device = processes().device
         extractor = self.extractor.build().to(device)
         given = extractor(load_images(self.images)[0].to(device))
-        return Similarity(extractor, F.normalize(given, dim=1))
+        return Similarity(extractor, F.normalize(given, dim=1), file_sha256(self.images))
 
 
 @dataclass(frozen=True)

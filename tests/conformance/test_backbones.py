@@ -43,6 +43,15 @@ SMALL = {  # what makes a backbone of each class small; a map that is not square
         ],
         "num_classes": 5,
     },
+    "PixArtConfig": {
+        "size": [4, 8],
+        "channels": 3,
+        "width": 24,
+        "depth": 2,
+        "heads": 4,
+        "text_width": 6,
+        "text_tokens": 5,
+    },
     "UViTConfig": {
         "size": [4, 8],
         "channels": 3,
@@ -61,6 +70,17 @@ SMALL = {  # what makes a backbone of each class small; a map that is not square
         "attention": [1],
         "head_width": 8,
         "num_classes": 5,
+    },
+    "LDMUNetConfig": {
+        "size": [4, 8],
+        "channels": 3,
+        "width": 8,
+        "mult": [1, 2, 2],
+        "depth": 1,
+        "transformers": [0, 2, 1],
+        "heads": [1, 2, 4],
+        "groups": 4,
+        "text_width": 6,
     },
     "DiMConfig": {
         "size": [4, 8],
@@ -107,6 +127,22 @@ VARIANTS: dict[str, dict[str, Any]] = {  # other conditions and parts, tested by
         "time_mlp": True,
         "conv": False,
     },
+    "pixart_sizes": {
+        "name": "pixart",
+        "span": 2.0,
+        "pixels": 8,
+        "null_caption": False,
+        "norms": {"kind": "rms", "place": "peri", "qk": True},
+    },
+    "unet_ldm_pooled": {
+        "name": "unet_ldm",
+        "transformers": [1, 0, 0],
+        "middle": 0,
+        "pooled_width": 5,
+        "pixels": 8,
+        "skips": {"name": "constant"},
+    },
+    "unet_text": {"name": "unet", "num_classes": 0, "text_width": 6},
     "dim_mamba1": {
         "name": "dim",
         "mixer": "mamba",
@@ -144,7 +180,10 @@ PUBLISHED = {
     "dit_b_2": 130,
     "dit_l_2": 458,
     "dit_xl_2": 675,
+    "pixart_xl_2": 611,
+    "pixart_xl_2_1024": 611,
     "uvit_s_2": 44,
+    "uvit_s_2_text": 45,
     "uvit_s_2_deep": 58,
     "uvit_m_4": 131,
     "uvit_l_2": 287,
@@ -152,6 +191,9 @@ PUBLISHED = {
     "uvit_h_2": 501,
     "uvit_h_4": 501,
     "unet_adm_256": 554,
+    "unet_sd_1": 860,
+    "unet_sd_2": 866,
+    "unet_sdxl": 2567,
     "dimr_xl_2r": 505,
     "dimr_g_2r": 1056,
 }  # millions: DiT, table 1
@@ -172,13 +214,15 @@ def build(name: str) -> nn.Module:
 
 def condition(net: nn.Module, rows: int = 3, other: int = 0) -> Cond:
     """All that the network is conditioned on; `other` changes all of it."""
-    label = text = None
+    label = text = pooled = None
     if net.config.num_classes:
         label = (torch.arange(rows) + other) % net.config.num_classes
     if width := getattr(net.config, "text_width", 0):
         length = getattr(net.config, "text_tokens", 4)
         text = HashKeys.of(2 + other, range(rows)).normal((length, width))
-    return Cond(label=label, text=text)
+    if width := getattr(net.config, "pooled_width", 0):
+        pooled = HashKeys.of(4 + other, range(rows)).normal((width,))
+    return Cond(label=label, text=text, pooled=pooled)
 
 
 def inputs(net: nn.Module, rows: int = 3) -> tuple[Tensor, Tensor, Cond]:

@@ -2,9 +2,11 @@
 weights, no pictures, no downloads: networks are built on the meta device, tokenizers not at all.
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genvis.config import load, read_yaml
+from genvis.quant.aware import aware_layers
 from genvis.tokenizers.quantizers.multi_scale import MultiScaleConfig
 from genvis.training.encoding import Encoding
 from genvis.training.recipe import Recipe
@@ -20,10 +23,11 @@ from genvis.types import Cond
 CONFIGS = Path("configs")
 FILES = {str(path.relative_to(CONFIGS)): path for path in sorted(CONFIGS.rglob("*.yaml"))}
 RECIPES = [name for name, path in FILES.items() if {"model", "steps"} <= read_yaml(path).keys()]
-GENERATORS = [name for name in RECIPES if read_yaml(FILES[name])["model"]["name"] == "generator"]
-PYRAMIDS = [
-    name for name in RECIPES if read_yaml(FILES[name])["model"]["name"] == "scale_generator"
-]
+# trained through quantization: see RECOVERED
+CHANGED = [name for name in RECIPES if "changes" in read_yaml(FILES[name])["model"]]
+KINDS = {name: read_yaml(FILES[name])["model"]["name"] for name in RECIPES if name not in CHANGED}
+GENERATORS = [name for name, kind in KINDS.items() if kind == "generator"]
+PYRAMIDS = [name for name, kind in KINDS.items() if kind == "scale_generator"]
 IMAGENET = [name for name in GENERATORS if name.startswith("imagenet/")]
 DIGITS = [name for name in GENERATORS if name.startswith("digits/backbones/")]
 PUBLISHED = {  # millions of parameters
@@ -62,6 +66,13 @@ def network(recipe: Recipe) -> nn.Module:
         return recipe.model.backbone.build()
 
 
+def condition(model: Any) -> Cond:
+    """Of two rows, with a text as the model's encoder would make it."""
+    encoder = getattr(model, "text", None)
+    text = None if encoder is None else torch.empty(2, encoder.length, encoder.width)
+    return Cond(label=torch.empty(2, dtype=torch.int64), text=text)
+
+
 def size(name: str) -> int:
     return sum(p.numel() for p in network(load(Recipe, FILES[name])).parameters())
 
@@ -90,7 +101,7 @@ def test_the_network_puts_out_what_the_prediction_asks_for(name: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):  # meta tensors that say "cpu", for autocast
         net = net.to_empty(device="cpu")
         x, t = torch.empty(2, *model.backbone.shape), torch.empty(2)
-        cond = Cond(label=torch.empty(2, dtype=torch.int64))
+        cond = condition(model)
         staged = hasattr(recipe.objective, "coefficients")
         outs = net.stages(x, t, cond) if staged else [net(x, t, cond)]
     out, var = model.prediction.split(outs[-1])
@@ -141,7 +152,7 @@ def test_the_parts_of_a_next_scale_generator_fit(name: str) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         net = net.to_empty(device="cpu")
         inputs = torch.empty(2, sum(lengths[1:]), backbone.code_width)
-        logits = net(inputs, Cond(label=torch.empty(2, dtype=torch.int64)))
+        logits = net(inputs, condition(recipe.model))
     assert logits.shape == (2, sum(lengths), backbone.codes)
 
 
@@ -198,6 +209,40 @@ def test_collaborators_start_from_what_their_recipes_leave(name: str) -> None:
         assert recipe.objective.scales.fade == recipe.steps
         drafter = load(Recipe, FILES[name.replace("refiner", "drafter")])
         assert drafter.objective.scales.count == recipe.objective.scales.skip
+
+
+RECOVERED = {  # of which recipe's network, taught by itself or by the data
+    "digits/qat_dit.yaml": ("digits/dit.yaml", "distil_denoiser"),
+    "digits/qat_var.yaml": ("digits/var.yaml", None),
+    "digits/topkld_var.yaml": ("digits/var.yaml", "distil_scales"),
+}
+
+
+def test_every_recipe_through_quantization_is_looked_at() -> None:
+    assert sorted(RECOVERED) == CHANGED
+
+
+@pytest.mark.parametrize("name", RECOVERED)
+def test_what_is_trained_through_quantization_is_a_network_of_ours(name: str) -> None:
+    recipe, (origin, taught) = load(Recipe, FILES[name]), RECOVERED[name]
+    run = f"runs/digits_{Path(origin).stem}"
+    assert recipe.init == run
+    assert replace(recipe.model, changes=()) == load(Recipe, FILES[origin]).model
+    objective = recipe.objective
+    if hasattr(objective, "steps"):  # damped
+        assert objective.steps == recipe.steps
+        objective = objective.objective
+    assert getattr(objective, "teacher", None) == (run if taught else None)
+    net = recipe.model.backbone.build()
+    (change,) = recipe.model.changes
+    aware = aware_layers(change.apply(net))
+    linears = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    assert sorted(aware) == sorted(linears)
+    recipe.optim.build(change.apply(net))
+    if hasattr(objective, "features"):
+        assert any(re.fullmatch(objective.features, n) for n, _ in net.named_modules())
+    if hasattr(objective, "divergence"):
+        assert objective.divergence.k < recipe.model.backbone.codes
 
 
 @pytest.mark.parametrize("task", ["digits", "shapes"])

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # other conditions and parts, tested by
     "var_shared_text": {"name": "var", "shared_aln": True, **TEXT},
     "mvar_plain_scores": {"name": "mvar", "attn_l2_norm": False, "scales": [2, 3, 5], "groups": 2},
     "mvar_unconditional": {"name": "mvar", "num_classes": 0, "conv": 2},
+    "mvar_text": {"name": "mvar", **TEXT},
 }
 PUBLISHED = {
     "var_d12": 133_186_960,
@@ -216,8 +217,8 @@ def test_no_token_is_computed_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_memory_is_as_large_as_it_must_be(name: str) -> None:
-    """VAR keeps two vectors of every token; M-VAR the same few numbers at every scale. Nothing else
-    stays alive behind views.
+    """VAR keeps two vectors of every token; M-VAR the same few numbers at every scale; both, two of
+    every token of the text. Nothing else stays alive behind views.
     """
     net = build(name)
     x, cond = inputs(net)
@@ -236,8 +237,9 @@ def test_memory_is_as_large_as_it_must_be(name: str) -> None:
             inner, mixed = c.expand * c.width, c.expand * c.width + 2 * c.groups * c.state
             wanted = (c.conv - 1) * mixed + inner * c.state
         else:
-            text = c.text.null_tokens + cond.text.shape[1] if c.text else 0
-            wanted = 2 * c.width * (end + text)
+            wanted = 2 * c.width * end
+        if c.text:
+            wanted += 2 * c.width * (c.text.null_tokens + cond.text.shape[1])
         assert numbers == wanted * c.depth
 
 
@@ -294,7 +296,7 @@ def test_the_null_class_is_the_last(name: str) -> None:
     assert torch.equal(net(x, Cond(label=torch.full((3,), 5))), net(x, cond.dropped()))
 
 
-@pytest.mark.parametrize("name", ["var_text", "var_shared_text"])
+@pytest.mark.parametrize("name", ["var_text", "var_shared_text", "mvar_text"])
 def test_padding_of_texts_is_not_seen(name: str) -> None:
     net = build(name)
     x, cond = inputs(net)

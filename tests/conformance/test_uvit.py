@@ -58,8 +58,43 @@ def test_text_that_does_not_fit_is_named() -> None:
     net = build(TEXT)
     with pytest.raises(ValueError, match=r"cond\.text is missing"):
         net(X, T, Cond(label=torch.zeros(2, dtype=torch.int64)))
-    with pytest.raises(ValueError, match=r"cond\.text must be \(2, 5, 6\), got \(2, 4, 6\)"):
-        net(X, T, Cond(text=PROMPTS[:, :4]))
+    with pytest.raises(ValueError, match=r"cond\.text must be \(B, L, 6\), got \(2, 5, 4\) for 2"):
+        net(X, T, Cond(text=PROMPTS[..., :4]))
+    longer = torch.cat([PROMPTS, EMPTY], dim=1)
+    with pytest.raises(ValueError, match=r"cond\.text must have at most 5 tokens, got 10"):
+        net(X, T, Cond(text=longer))
+    with pytest.raises(ValueError, match=r"cond\.text must have 5 tokens, got 4"):
+        build(replace(TEXT, text_padding=True))(X, T, Cond(text=PROMPTS[:, :4]))
+    with pytest.raises(
+        ValueError, match=r"text_mask must be \(2, 5\) bool, as cond.text, got \(2, 4\)"
+    ):
+        net(X, T, Cond(text=PROMPTS, text_mask=torch.ones(2, 4, dtype=torch.bool)))
+
+
+@torch.no_grad()
+def test_padding_counts_in_released_models_only() -> None:
+    net = build(TEXT)
+    mask = torch.arange(5) < torch.tensor([3, 5])[:, None]
+    cond = Cond(text=PROMPTS, text_mask=mask)
+    out = net(X, T, cond)
+    junk = torch.where(mask[..., None], PROMPTS, torch.nan)
+    assert torch.equal(net(X, T, replace(cond, text=junk)), out)
+    short = Cond(text=PROMPTS[:1, :3])
+    torch.testing.assert_close(net(X[:1], T[:1], short), out[:1], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(net(X, T, Cond(text=PROMPTS)), out, atol=1e-6)
+    masked = Cond(text=EMPTY, text_mask=mask)
+    empty = net(X, T, masked)
+    assert torch.equal(net(X, T, replace(cond, negative=masked).dropped()), empty)
+    dropped = replace(cond, negative=masked, drop=torch.tensor([True, False]))
+    assert torch.equal(net(X, T, dropped), torch.stack([empty[0], out[1]]))
+
+    net = build(replace(TEXT, text_padding=True))
+    assert torch.equal(net(X, T, cond), net(X, T, Cond(text=PROMPTS)))
+    official = {"img_size": 4, "patch_size": 2, "in_chans": 3, "embed_dim": 16, "depth": 2}
+    official |= {"num_heads": 2, "clip_dim": 6, "num_clip_token": 5}
+    made = from_official(official, net.state_dict())
+    assert torch.equal(made(X, T, cond), net(X, T, cond))
+    assert made.config.text_padding
 
 
 @torch.no_grad()

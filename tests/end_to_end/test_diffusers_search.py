@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genvis.config import ConfigError
+from genvis.config import ConfigError, build
+from genvis.integrations.diffusers_maker import PipelineSource
 from genvis.integrations.diffusers_networks import PixArtNet, Told, network_name
 from genvis.integrations.diffusers_prompts import conditions
 from genvis.integrations.diffusers_search import Whole, pipeline_sampler
@@ -23,6 +24,7 @@ from genvis.samplers.stochastic import DDIM
 from genvis.search.best_of_n import BestOfN
 from genvis.search.ledger import Ledger
 from genvis.search.result import SearchResult
+from genvis.search.study import Study
 from genvis.types import Cond, Cost, repeat, take
 from tests.pipelines import (
     KINDS,
@@ -571,3 +573,30 @@ def test_half_precision_is_the_pipelines_to_keep(transformers: Any) -> None:
     assert images.isfinite().all()
     steps, cond = pipeline_sampler(pipe, Stepwise(steps=2, guidance_scale=2.0), PROMPTS, NOT)
     assert generate(steps, cond, KEYS).isfinite().all()
+
+
+def test_a_search_of_a_pipeline_is_told_from_others(tmp_path: Path, transformers: Any) -> None:
+    """By the negative prompt, the study's before the source's, and by the precision."""
+    pipeline("sd").save_pretrained(tmp_path)
+    same = {"name": "class_log_prob"}, {"name": "class_log_prob", "classifier": "digits-judge-v1"}
+    told = {
+        "sampler": {"name": "pipeline", "steps": 2, "height": 16, "width": 24},
+        "search": {"name": "best_of_n"}, "verifier": same[0], "judge": same[1], "prompts": PROMPTS,
+    }  # fmt: skip
+    study = build(Study, told)
+    sources = [PipelineSource(path=str(tmp_path), **other) for other in (
+        {}, {"negative": NOT}, {"dtype": "bfloat16"},
+    )]  # fmt: skip
+    makers = [source.open(study) for source in sources]
+    makers.append(sources[1].open(replace(study, negative="a cat")))
+    known = [maker.identity for maker in makers]
+    assert all(a != b for i, a in enumerate(known) for b in known[:i])
+    against = [maker.things.negative for maker in makers]
+    assert against[1] is not None
+    assert against[1].prompts == (NOT,) * 3
+    assert against[3] is not None
+    assert against[3].prompts == ("a cat",) * 3
+    assert makers[0].identity == sources[0].open(study).identity
+    classes = replace(study, prompts=None, classes=(1,))
+    with pytest.raises(ValueError, match="a negative prompt needs prompts"):
+        sources[1].open(classes)

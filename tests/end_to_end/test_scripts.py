@@ -209,7 +209,7 @@ def test_bad_folders_and_files_end_in_a_line_each(trained: Path, tmp_path: Path)
         (["sampling/sample.py", trained, "--out", tmp_path / "o", "classes=[12]"], "in 0..9"),
         (["sampling/search.py", trained, search, "--out", tmp_path / "o", "search.n=0"], "n must"),
         (["sampling/search.py", trained, search, "--out", tmp_path / "o", "budgets=[0]"], "rise"),
-        (["train_scripts/quantize.py", trained, search, "--out", tmp_path / "o"], "rules: missing"),
+        (["train_scripts/quantize.py", trained, search, "--out", tmp_path / "o"], "has no field"),
         (["train_scripts/quantize.py", trained, plan, "--out", occupied], "holds thesis.tex"),
         (["train_scripts/quantize.py", trained, plan, "--out", trained / "model"], "is the model"),
         (["sampling/sample.py", judge, "--out", tmp_path / "o"], "holds a classifier, expected"),

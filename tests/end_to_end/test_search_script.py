@@ -65,6 +65,18 @@ def test_two_processes_write_the_same_files(model: Path, alone: tuple[Path, str]
     assert told == alone[1]
 
 
+def test_an_oracle_takes_one_process(model: Path) -> None:
+    """Its groups know of each other; refused in one line by every process, and nothing is left."""
+    oracle = "verifier={name: inception_oracle, extractor: {name: digits-cnn-v1}}"
+    out = model.parent / "oracle"
+    command = ["sampling/search.py", model, STUDY, *SMALL, oracle, "--out", out]
+    with pytest.raises(AssertionError, match="before it: search with one process") as e:
+        launch(2, *command)
+    assert "Error: [Errno" not in str(e.value)
+    assert not out.exists()
+    run(*command)
+
+
 def test_a_killed_search_is_gone_on_with(model: Path, alone: tuple[Path, str]) -> None:
     """kill -9 with half a group on the disk: the same files in the end."""
     out = model.parent / "killed"

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from tiny_clip import CONTEXT, SIZE, WORDS, tiny_net, write_clip, write_words
 from torch import Tensor
 
-from genvis.features.clip import CLIP, prepare
+from genvis.features.clip import CLIP
 from genvis.features.clip_net import VIT_H_14, CLIPNet, Tower, official_config
 from genvis.features.clip_tokens import END, START, CLIPTokenizer, words
-from genvis.integrations.transformers_features import CLIP as MEAN_AND_STD
-from genvis.integrations.transformers_features import Prepare
+from genvis.features.prepare import Prepare, prepare
 
 
 def pixels(*shape: int, low: int = 0, high: int = 256) -> Tensor:
@@ -59,7 +58,7 @@ def test_missing_or_wrong_words_are_named(tmp_path: Path) -> None:
 def test_preparation_is_pillows_to_a_grey_level(size: int) -> None:
     """Where nothing is clipped between the two passes, which Pillow does in 8 bits."""
     given = pixels(2, 3, 45, 70, low=80, high=170)
-    theirs = Prepare(size, *MEAN_AND_STD)(given)
+    theirs = Prepare(size)(given)
     gap = (prepare(given.float() / 127.5 - 1, size) - theirs).abs() * 0.28 * 255
     assert gap.max() < 1.5
     assert gap.mean() < 0.5
@@ -154,7 +153,7 @@ def test_open_clips_layout_gives_the_same_network(tmp_path: Path) -> None:
     net, file = tiny_net(), tmp_path / "HPS.pt"
     torch.save({"state_dict": open_clips(net), "epoch": 3}, file)
     write_words(tmp_path)
-    clip = CLIP.from_open_clip(file, net.config, tmp_path, fit="pad")
+    clip = CLIP.from_open_clip(file, net.config, tmp_path, Prepare(SIZE, fit="pad"))
     assert clip.name == "HPS"
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in clip.net.state_dict().items())
 

@@ -282,7 +282,8 @@ def test_plan_is_plain_data() -> None:
             "name": "int", "bits": 8, "group": None, "rule": "sym_full", "scale": "float32",
         },
         "act": None,
-        "rotate": False,
+        "transforms": [],
+        "rounding": {"name": "nearest"},
     }  # fmt: skip
     assert build(Plan, data) == MIXED
 

@@ -20,7 +20,7 @@ from genvis.quant.histogram import BINS, Histogram
 from genvis.quant.integer import Integer
 from genvis.quant.logarithmic import LogSqrt2
 from genvis.quant.minifloat import E2M1, E4M3
-from genvis.quant.modules import PreparedLayer, quantized
+from genvis.quant.modules import QuantizedLayer, quantized
 from genvis.quant.mx import MX
 from genvis.quant.nvfp4 import NVFP4
 from genvis.quant.observers import EMA, MSE, Hessian, MinMax, Observer, Percentile
@@ -28,6 +28,8 @@ from genvis.quant.plan import Plan, Rule
 from genvis.quant.report import state_bytes, summary
 from genvis.quant.rotation import block_size, hadamard, rotated
 from genvis.quant.search import least_error
+from genvis.quant.transform import Layer, Transform
+from genvis.quant.transforms.rotate import Rotate
 from genvis.random import HashKeys
 from genvis.types import Cond
 
@@ -41,6 +43,7 @@ DYNAMIC: list[Format] = [
     MX(element=E2M1, group=8),
     NVFP4(group=8, tensor_scale=False),
 ]
+ROTATE: tuple[Transform, ...] = (Rotate(),)
 STATIC: list[Format] = [TENSOR8, TENSOR4, Float(element=E4M3, group="tensor")]
 OBSERVER: list[Observer[Any]] = [MinMax(), EMA(), Percentile(), MSE(steps=20), Hessian(steps=20)]
 
@@ -242,7 +245,7 @@ def tokens(x: Tensor, axis: int) -> Tensor:
 @pytest.mark.parametrize("format", DYNAMIC, ids=str)
 def test_dynamic_inputs_are_quantized_token_by_token(case: int, format: Format) -> None:
     layer, x, axis = layers()[case]
-    wrapped = quantized(layer, None, Dynamic(format=format), rotate=False)
+    wrapped = quantized(layer, None, Dynamic(format=format))
     moved = x.movedim(axis, -1)
     x_hat = torch.stack([format.fake(token[None])[0] for token in tokens(x, axis)])
     wanted = layer(x_hat.reshape(moved.shape).movedim(-1, axis))
@@ -254,7 +257,7 @@ def test_dynamic_inputs_are_quantized_token_by_token(case: int, format: Format) 
 @pytest.mark.parametrize("format", STATIC, ids=str)
 def test_static_inputs_have_the_range_that_was_observed(case: int, format: Format) -> None:
     layer, x, _ = layers()[case]
-    wrapped = quantized(layer, None, Static(format=format), rotate=False)
+    wrapped = quantized(layer, None, Static(format=format))
     assert uncalibrated(wrapped) == ["act"]
     with pytest.raises(ValueError, match="no range yet"):
         wrapped(x)
@@ -287,7 +290,7 @@ def test_every_observer_calibrates_a_net(observer: Observer[Any]) -> None:
 
 
 def test_observing_again_starts_over_and_a_failure_changes_nothing() -> None:
-    layer = quantized(nn.Linear(8, 8), None, Static(format=TENSOR8), rotate=False)
+    layer = quantized(nn.Linear(8, 8), None, Static(format=TENSOR8))
     with observing(layer):
         layer(100 * normal(4, 8))
     with observing(layer):
@@ -307,7 +310,7 @@ def test_what_was_not_observed_is_named() -> None:
     with pytest.raises(ValueError, match=r"1\.act: nothing passed while observing"), observing(net):
         pass
     act = Static(format=TENSOR8, observer=Hessian())
-    layer = quantized(nn.Linear(8, 8), None, act, rotate=False)
+    layer = quantized(nn.Linear(8, 8), None, act)
     with pytest.raises(ValueError, match="no gradient came back"), observing(layer):
         layer(normal(4, 8))
     with (
@@ -323,9 +326,7 @@ def test_hessian_weights_are_the_squared_gradients_at_the_input() -> None:
     layer = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(weight)
-    made: Any = quantized(
-        layer, None, Static(format=TENSOR4, observer=Hessian(steps=200)), rotate=False
-    )
+    made: Any = quantized(layer, None, Static(format=TENSOR4, observer=Hessian(steps=200)))
     x = normal(500, 4)
     x[:, 1] *= 50
     with observing(made):
@@ -362,6 +363,12 @@ def test_activation_refuses(data: dict[str, Any], message: str) -> None:
 # rotation
 
 
+def quantized_by(
+    layer: Layer, weight: Format, act: Activation, transforms: tuple[Transform, ...]
+) -> nn.Module:
+    return Rule(match=".*", weight=weight, act=act, transforms=transforms).quantize(layer)
+
+
 @pytest.mark.parametrize(("inputs", "size"), [(2, 2), (48, 16), (384, 128), (1152, 128), (64, 64)])
 def test_the_rotation_is_orthonormal_symmetric_and_spreads(inputs: int, size: int) -> None:
     assert block_size(inputs) == size
@@ -376,10 +383,10 @@ def test_the_rotation_is_orthonormal_symmetric_and_spreads(inputs: int, size: in
 def test_rotation_leaves_float64_outputs_unchanged(case: int) -> None:
     layer, x, _ = layers()[case]
     layer, x = layer.double(), x.double()
-    made: Any = quantized(layer, None, None, rotate=True)
+    made: Any = Rule(match=".*", weight=None, transforms=ROTATE).quantize(layer)
     assert (made(x) - layer(x)).abs().max() < 1e-10
-    assert not torch.allclose(made.weight, layer.weight)
-    torch.testing.assert_close(made.original_weight(), layer.weight, rtol=0, atol=1e-14)
+    assert not torch.allclose(made.layer.weight, layer.weight)
+    torch.testing.assert_close(made.weight, layer.weight, rtol=0, atol=1e-14)
     torch.testing.assert_close(rotated(rotated(layer.weight, 8), 8), layer.weight)
 
 
@@ -388,8 +395,8 @@ def test_rotation_pays_where_one_input_is_an_outlier() -> None:
     x[:, 5] *= 40
     act = Dynamic(format=Integer(bits=4))
     errors = [
-        (quantized(layer, Integer(bits=8), act, rotate)(x) - layer(x)).square().mean()
-        for rotate in (False, True)
+        (quantized_by(layer, Integer(bits=8), act, transforms)(x) - layer(x)).square().mean()
+        for transforms in ((), ROTATE)
     ]
     assert errors[1] < 0.5 * errors[0]
 
@@ -397,7 +404,7 @@ def test_rotation_pays_where_one_input_is_an_outlier() -> None:
 def test_rotation_needs_an_even_number_of_inputs() -> None:
     for layer in (nn.Linear(15, 4), nn.Conv2d(6, 6, 3, groups=2)):
         with pytest.raises(ValueError, match="0: rotate needs an even number of inputs, got"):
-            plan(Rule(match="0", weight=None, rotate=True)).apply(nn.Sequential(layer))
+            plan(Rule(match="0", weight=None, transforms=ROTATE)).apply(nn.Sequential(layer))
 
 
 # plans with all of it
@@ -429,10 +436,10 @@ def image(seed: int = 0) -> Tensor:
 
 
 EVERYTHING = plan(
-    Rule(match="stem", weight=Integer(bits=8), act=Static(format=TENSOR8), rotate=True),
+    Rule(match="stem", weight=Integer(bits=8), act=Static(format=TENSOR8), transforms=ROTATE),
     Rule(match=r"blocks\.0", weight=NVFP4(), act=Dynamic(format=MX(element=E4M3, group=16))),
-    Rule(match=r"blocks\.1", weight=None, act=Dynamic(format=TOKEN8), rotate=True),
-    Rule(match="head", weight=Integer(bits=4, rule="asym"), rotate=True),
+    Rule(match=r"blocks\.1", weight=None, act=Dynamic(format=TOKEN8), transforms=ROTATE),
+    Rule(match="head", weight=Integer(bits=4, rule="asym"), transforms=ROTATE),
 )
 
 
@@ -451,7 +458,7 @@ def test_saved_and_loaded_net_is_the_same_net(tmp_path: Path) -> None:
     made = calibrated(EVERYTHING.apply(net))
     save_file(made.state_dict(), tmp_path / "model.safetensors")
     fresh = EVERYTHING.apply(Net(seed=1))
-    assert uncalibrated(fresh) == ["stem.act"]
+    assert uncalibrated(fresh) == ["stem.layer.act"]
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     x = image(seed=3)
     assert torch.equal(fresh(x), made(x))
@@ -466,7 +473,7 @@ def test_saved_and_loaded_net_is_the_same_net(tmp_path: Path) -> None:
 def test_casting_the_net_keeps_ranges_and_scales() -> None:
     made = calibrated(EVERYTHING.apply(Net()))
     half = copy.deepcopy(made).bfloat16()
-    for name in ("stem.act.range", "stem.layer.scale", "blocks.0.layer.tensor_scale"):
+    for name in ("stem.layer.act.range", "stem.layer.layer.scale", "blocks.0.layer.tensor_scale"):
         assert half.get_buffer(name).dtype == torch.float32
         assert torch.equal(half.get_buffer(name), made.get_buffer(name))
     assert half(image().bfloat16()).dtype == torch.bfloat16
@@ -491,10 +498,8 @@ def test_rows_do_not_depend_on_the_batch() -> None:
 
 @pytest.mark.slow
 def test_one_graph_holds_everything() -> None:
-    one = quantized(nn.Linear(16, 16), Float(element=E4M3), Dynamic(format=TOKEN8), rotate=True)
-    two = quantized(
-        nn.Linear(16, 4), Integer(bits=4), Dynamic(format=MX(element=E4M3, group=16)), False
-    )
+    one = quantized_by(nn.Linear(16, 16), Float(element=E4M3), Dynamic(format=TOKEN8), ROTATE)
+    two = quantized(nn.Linear(16, 4), Integer(bits=4), Dynamic(format=MX(element=E4M3, group=16)))
     net, x = nn.Sequential(one, two), normal(4, 16).requires_grad_()
     whole = torch.compile(net, backend="eager", fullgraph=True)
     found, wanted = whole(x), net(x)
@@ -517,7 +522,7 @@ def test_summary_of_everything() -> None:
     assert (second.bytes_before, second.bytes_after) == (1024, 1024)
     assert first.bytes_after == 16 * 16 // 2 + 16 + 4
     inputs_only = EVERYTHING.rules[2]
-    assert isinstance(plan(inputs_only).apply(net).get_submodule("blocks.1"), PreparedLayer)
+    assert isinstance(plan(inputs_only).apply(net).get_submodule("blocks.1"), QuantizedLayer)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +543,7 @@ def test_a_format_that_does_not_fit_is_one_line(rule: Rule, message: str) -> Non
 
 
 def test_a_quantized_net_is_not_quantized_again() -> None:
-    rotate = plan(Rule(match="head", weight=None, rotate=True))
+    rotate = plan(Rule(match="head", weight=None, transforms=ROTATE))
     with pytest.raises(ValueError, match="net is quantized already: 'head' is"):
         rotate.apply(rotate.apply(Net()))
 

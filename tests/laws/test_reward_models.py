@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from genvis.features.clip import prepare
+from genvis.features.prepare import prepare
 from genvis.images import from_uint8, to_uint8
 from genvis.integrations.reward_packages import standardised
 from genvis.types import Cond, take
@@ -328,4 +328,4 @@ def test_the_probability_of_yes(language_model: Path) -> None:
     logits = verifier._logits(tokens)[:, -1:]
     assert token_reward(logits, "logodds", yes=[3], no=[4]).shape == (1,)
     with pytest.raises(ValueError, match="'No Yes' is 2 tokens for this model, must be 1"):
-        scored(mode="logodds", no=["No Yes"])
+        VERIFIERS.build({**config, "mode": "logodds", "no": ["No Yes"]}).build()  # at once

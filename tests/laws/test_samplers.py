@@ -472,4 +472,4 @@ def test_a_network_without_classes_is_sampled_too(tmp_path) -> None:
     with pytest.raises(
         ValueError, match=r"classes must be in none: this model has no classes, got \[3\]"
     ):
-        Sampling(sampler=SamplerConfig(), classes=(3,)).cond(range(2), 0)
+        Sampling(sampler=SamplerConfig(), classes=(3,)).things(config.build())

@@ -109,7 +109,8 @@ def test_the_tree_grows_from_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_smaller_budget_finds_a_prefix_and_is_never_passed(name: str) -> None:
     full, totals = find(method(name)), []
-    for limit in sorted({this.spent.evaluations for this in full.trace}):
+    ends = {this.spent.evaluations for this in full.trace}
+    for limit in sorted(ends | {end - 1 for end in ends if end > 9}):
         ledger = Ledger(Budget(evaluations=limit + (18 if name == "rbf" else 0)))  # to finish
         try:
             part = find(method(name), ledger=ledger)
@@ -118,11 +119,31 @@ def test_a_smaller_budget_finds_a_prefix_and_is_never_passed(name: str) -> None:
             continue
         assert ledger.spent.evaluations <= limit + (18 if name == "rbf" else 0)
         assert ledger.held == Cost()
-        for ours, theirs in zip(part.trace[:-1], full.trace, strict=False):
+        assert part.spent == ledger.spent  # also what was in vain
+        assert name != "rbf" or part.policy.endswith("finished")  # what that takes was held back
+        done = [this for this in part.trace if this.parents.shape[1]]  # not cut short
+        for ours, theirs in zip(done[:-1], full.trace, strict=False):
             assert torch.equal(ours.parents, theirs.parents)
-        totals.append(len(part.trace))
+        totals.append(len(done))
     assert totals == sorted(totals)
     assert totals[-1] == len(full.trace)
+
+
+@pytest.mark.parametrize("name", ["paths", "svdd", "smc", "rbf"])
+def test_what_a_cut_round_spent_is_told(name: str) -> None:
+    """Evaluations whose images nobody could look at any more."""
+    on = sampler(steps=25 if name == "paths" else 6)
+    full, vain = find(method(name), on), 0
+    for limit in range(6, full.spent.verifications, 2):
+        ledger = Ledger(Budget(verifications=limit))
+        try:
+            part = find(method(name), on, ledger=ledger)
+        except BudgetExceededError:
+            continue
+        assert part.spent == ledger.spent
+        assert torch.equal(part.curve[:, -1], part.scores)
+        vain += any(this.parents.shape[1] == 0 for this in part.trace)
+    assert vain > 0
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -208,6 +229,10 @@ def test_a_cheap_search_is_sampled_again_for_more_steps() -> None:
     part = Refined(search, final)(ODE, cond, Brightness(), keys, limited)
     assert len(part.trace) == 3
     assert limited.spent.evaluations == 3 * (2 * 6 + 12)
+    limited = Ledger(Budget(evaluations=3 * (4 * 6 + 11)))  # the end fits once a round less is made
+    part = Refined(ZeroOrder(neighbours=1), final)(ODE, cond, Brightness(), keys, limited)
+    assert limited.spent.evaluations == 3 * (3 * 6 + 12)
+    assert part.policy == "best score, sampled again"
     with pytest.raises(BudgetExceededError):
         Refined(search, final)(ODE, cond, Brightness(), keys, Ledger(Budget(evaluations=3 * 12)))
     with pytest.raises(ValueError, match="does not end in a noise"):
@@ -270,6 +295,11 @@ def test_what_a_sampler_cannot_do_is_refused_in_one_line() -> None:
         find(method("rbf", nfe=22))
     with pytest.raises(ValueError, match="a number for each of the 6 scales, got 13"):
         find(SEARCHES.build("tts_var"))
+    for name in ("svdd", "tts_var"):
+        with pytest.raises(ValueError, match="a terminal potential gives nobody a score on the w"):
+            find(method(name, potential="terminal"))
+    with pytest.raises(ValueError, match="paths go back and forth between steps: at least 2"):
+        find(method("paths"), sampler(steps=1))
 
 
 def test_settings_survive_being_saved() -> None:

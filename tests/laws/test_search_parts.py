@@ -11,20 +11,26 @@ import torch
 from gaussian import DDPM, ODE, SDE, Brightness, prompts, sampler
 from torch import Tensor
 
-from genvis.config import build
+from genvis.config import build, config
 from genvis.processes.interpolants import VP, Linear
 from genvis.random import HashKeys
 from genvis.samplers.flops import Counted
 from genvis.samplers.generate import labelled, run
 from genvis.samplers.generator import Generator, SamplerConfig
-from genvis.samplers.solvers import Heun
-from genvis.samplers.stochastic import DDIM, Ancestral, EulerMaruyama
+from genvis.samplers.solvers import Heun, Solver
+from genvis.samplers.stochastic import (
+    DDIM,
+    Ancestral,
+    ChurnedHeun,
+    EulerMaruyama,
+    StochasticHeun,
+)
 from genvis.search.best import spread
 from genvis.search.best_of_n import BestOfN
 from genvis.search.engine import ParticleSearch
 from genvis.search.features import Patches, first_component, representatives
 from genvis.search.ledger import Ledger
-from genvis.search.metered import Metered, among_equals
+from genvis.search.metered import Metered, Population, among_equals
 from genvis.search.paths import Paths
 from genvis.search.potentials import (
     Difference,
@@ -39,7 +45,15 @@ from genvis.search.potentials import (
 from genvis.search.proposals import Gradient
 from genvis.search.rbf import Chain, RolloverBudgetForcing, Try
 from genvis.search.resampling import RULES, ess
-from genvis.search.selections import BestChild, Clusters, DrawnChild, Keep, Resample, Top
+from genvis.search.selections import (
+    BestChild,
+    Clusters,
+    DrawnChild,
+    Keep,
+    Resample,
+    Selection,
+    Top,
+)
 from genvis.search.zero_order import ZeroOrder, neighbours
 from genvis.types import Cond, Cost, take
 
@@ -194,12 +208,28 @@ def test_children_differ_and_the_first_goes_on_as_its_parent_would() -> None:
     cond, keys = prompts(2)
     meter = Metered(SDE, Brightness(), Ledger(), 64, 2)
     them = meter.step(meter.begin(keys.normal((3, 4, 4)), cond, keys))
-    children = meter.step(meter.fork(them, torch.tensor([0, 0, 0, 1])))
+    children = meter.step(meter.fork(them, torch.tensor([0, 0, 0, 1]), "child"))
     alone = meter.step(them)
     assert torch.equal(children.state.x[[0, 3]], alone.state.x)
     assert len({tuple(x.flatten().tolist()) for x in children.state.x}) == 4
-    again = meter.step(meter.fork(take(them, torch.tensor([0])), torch.tensor([0, 0])))
+    first, twice = take(them, torch.tensor([0])), torch.tensor([0, 0])
+    again = meter.step(meter.fork(first, twice, "child"))
     assert torch.equal(again.state.x, children.state.x[:2])  # whoever else is there
+    other = meter.step(meter.fork(first, twice, "copy"))
+    assert not torch.equal(other.state.x[1], again.state.x[1])
+
+
+@pytest.mark.parametrize("select", [Resample(threshold=1.0), Resample(scheme="ssp")])
+def test_children_of_copies_come_apart_too(select: Resample) -> None:
+    """Resampling at a step, and then children of everyone at the same step."""
+    cond, keys = prompts(2)
+    search = ParticleSearch(n=4, children=3, lam=300.0, select=select)
+    rounds = list(search.rounds(SDE, cond, Brightness(), keys, Ledger()))
+    assert len(rounds) == SDE.num_steps
+    for found in rounds:
+        assert found.particles is not None
+        for own in found.particles.images:
+            assert len({tuple(image.flatten().tolist()) for image in own}) == 12
 
 
 @pytest.mark.parametrize("solver", [DDPM, Ancestral(), EulerMaruyama()])
@@ -254,6 +284,27 @@ def test_the_price_of_a_push_is_the_ratio_of_two_normals() -> None:
     assert them.gradient is not None
     torch.testing.assert_close(them.gradient[:, 0, ::2], torch.full((3, 2, 4), gain))
     assert not them.gradient[:, 1:].any()
+
+
+TOLD: list[tuple[int, float]] = []
+
+
+@config
+class Noted(Gradient):
+    """Writes down by which tilt it is asked to push, after how many steps."""
+
+    def __call__(self, meter: Metered, them: Population, tilt: float) -> tuple[Population, Tensor]:
+        TOLD.append((them.k, tilt))
+        return super().__call__(meter, them, tilt)
+
+
+def test_a_step_is_pushed_by_the_tilt_that_holds_where_it_leads() -> None:
+    cond, keys = prompts(1)
+    potential = Tempered(gamma=0.1)
+    search = ParticleSearch(n=2, lam=5.0, potential=potential, proposal=Noted())
+    TOLD.clear()
+    search(SDE, cond, Brightness(), keys, Ledger())
+    assert [(k, 5.0 * potential.level(k + 1)) for k in range(6)] == TOLD
 
 
 def test_the_output_policies_pick_by_score_by_weight_and_by_chance() -> None:
@@ -371,23 +422,22 @@ def attempt(score: float, k: int) -> Try:
 def test_a_chain_rolls_over_what_it_did_not_need() -> None:
     start = attempt(0.0, 0)
     chain = Chain(start, goal=0.0, quota=3)
-    chain = chain.hear(attempt(-1.0, 1), q=3, last=4)
+    chain = chain.hear(attempt(-1.0, 1), q=3, open_end=True)
     assert (chain.at, chain.tried, chain.quota) == (start, 1, 3)
     better = attempt(0.5, 1)
-    chain = chain.hear(better, q=3, last=4)  # the second try of three: one is left over
+    chain = chain.hear(better, q=3, open_end=True)  # the second try of three: one is left over
     assert (chain.at, chain.tried, chain.quota, chain.goal) == (better, 0, 4, 0.5)
     best = attempt(0.2, 2)
     for tried in (attempt(-2.0, 2), best, attempt(0.1, 2)):
-        chain = chain.hear(tried, q=3, last=4)
+        chain = chain.hear(tried, q=3, open_end=True)
         assert chain.at is better
-    chain = chain.hear(
-        attempt(-1.0, 2), q=3, last=4
-    )  # none was better: the best of them, goal kept
+    # none was better: the best of them, goal kept
+    chain = chain.hear(attempt(-1.0, 2), q=3, open_end=True)
     assert (chain.at, chain.quota, chain.goal) == (best, 3, 0.5)
     assert chain.answer is best  # nothing tried yet from there
     end = Chain(attempt(0.5, 4), goal=0.5, quota=1)
     for score in (0.7, 0.6):
-        end = end.hear(attempt(score, 5), q=1, last=4)
+        end = end.hear(attempt(score, 5), q=1, open_end=False)
     assert (end.at.here.k, end.goal, end.answer.score) == (4, 0.7, 0.7)
 
 
@@ -404,6 +454,44 @@ def test_rollover_budget_forcing_finishes_what_it_found_within_its_budget() -> N
         assert torch.equal(found.scores, Brightness()(found.images, cond))
         assert ledger.spent.evaluations <= 3 * nfe
     assert "preview" in unfinished.policy
+
+
+def test_rollover_budget_forcing_pays_for_one_look_a_try() -> None:
+    """K N to start from, then N a round, below the budget."""
+    cond, keys = prompts(3)
+    for nfe, tries in ((36, 14), (37, 15), (55, 24)):
+        ledger = Ledger()
+        raw = RolloverBudgetForcing(chains=2, initial=3, nfe=nfe, finish=False)
+        raw(SDE, cond, Brightness(), keys, ledger)
+        assert ledger.spent.evaluations == 3 * (2 * 3 + 2 * tries)
+        assert 2 * 3 + 2 * tries < nfe
+
+
+@pytest.mark.parametrize("solver", [StochasticHeun(), ChurnedHeun(levels=(1.0, 50.0))])
+def test_rollover_budget_forcing_tries_no_step_that_is_always_the_same(solver: Solver) -> None:
+    """These draw no noise long before the last step."""
+    cond, keys = prompts(2)
+    found = RolloverBudgetForcing(nfe=99, initial=2)(
+        sampler(solver=solver), cond, Brightness(), keys, Ledger()
+    )
+    assert found.policy == "best score of the previews, finished"
+    for this in found.trace[1:-1]:
+        assert this.scores is not None
+        assert (this.scores[:, 0] != this.scores[:, 1]).all()
+
+
+@pytest.mark.parametrize("select", [Top(), BestChild(), DrawnChild()])
+def test_where_weights_are_forgotten_only_the_last_tilt_counts(select: Selection) -> None:
+    """So that what the best are chosen by is their score, not what it gained; and the end's too."""
+    cond, keys = prompts(3)
+    base = ParticleSearch(n=2, children=3, lam=20.0, select=select)
+    value = replace(base, potential=Value())(SDE, cond, Brightness(), keys, Ledger())
+    gains = replace(base, potential=Difference())(SDE, cond, Brightness(), keys, Ledger())
+    assert torch.equal(value.images, gains.images)
+    for found in (value, gains):
+        assert found.particles is not None
+        wanted = (20 * found.particles.scores).log_softmax(1)
+        torch.testing.assert_close(found.particles.log_weights, wanted)
 
 
 def test_a_deterministic_solver_may_search_noise_and_paths() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_clip import write_clip
 from torch import Tensor
 
 from genvis.checkpoint import load_tensors, save_tensors
 from genvis.config import build
 from genvis.evaluation.against import Dataset, DatasetImages, Moments
+from genvis.evaluation.clip_score import CLIPScore
 from genvis.evaluation.compare import comparisons, difference
 from genvis.evaluation.extraction import extract
 from genvis.evaluation.files import NpzImages
@@ -37,7 +39,6 @@ from genvis.evaluation.suite import Suite
 from genvis.features.classifier import DIGITS_CNN_V1, Classifier
 from genvis.features.inception import CONVERTED
 from genvis.images import from_uint8, save_npz
-from genvis.integrations.transformers_features import CLIPScore, ClipScorer
 from genvis.random import HashKeys
 from genvis.samplers.generator import Generator
 
@@ -158,8 +159,8 @@ def test_features_of_another_size_are_other_features(images: NpzImages, tmp_path
     larger.resize = "mean of 336"
     with pytest.raises(ValueError, match="another config: by"):
         observe(images, larger, tmp_path / "out", chunk=25)
-    scorer = ClipScorer(None, None, CLIPScore(path="x", size=336), "ab")
-    assert scorer.identity != replace(scorer, config=CLIPScore(path="x")).identity
+    scorer = CLIPScore(path=str(write_clip(tmp_path))).build()
+    assert scorer.identity != replace(scorer, config=replace(scorer.config, captions=True)).identity
 
 
 def test_a_changed_dataset_is_another_set(tmp_path: Path) -> None:
@@ -517,7 +518,10 @@ def test_values_out_of_range_are_refused_by_the_config(given: Any, message: str)
         ({"making": {"count": 3}}, "a distance with an interval needs at least 4 images, got 3"),
         ({"making": {"count": 9}, "measures": [{"name": "frechet_infinity"}]}, "15 sizes needs"),
         ({"measures": [{"name": "precision_recall", "k": 81}]}, "needs at least 82 images, got 81"),
-        ({"scores": [{"name": "clip_score", "path": "nowhere"}]}, "nowhere: no such model folder"),
+        (
+            {"scores": [{"name": "clip_score", "path": "nowhere"}]},
+            r"nowhere: no config\.json there",
+        ),
     ],
 )
 def test_mistakes_are_told_before_any_image_is_made(

@@ -1,9 +1,8 @@
-"""DINOv2 and CLIP through transformers, on tiny random models; preparation needs no package."""
+"""DINOv2 and CLIP features of transformers, on tiny random models; preparation needs no package."""
 
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from genvis.integrations.transformers_features import (
-    CLIP,
-    CLIPFeatures,
-    CLIPScore,
-    DINOv2Features,
-    Prepare,
-)
-from genvis.types import Cond
+from genvis.features.prepare import MEAN, STD, Prepare
+from genvis.integrations.transformers_features import CLIPFeatures, DINOv2Features
 
 INSTALLED = importlib.util.find_spec("transformers") is not None
 needed = pytest.mark.skipif(not INSTALLED, reason="needs the optional package transformers")
@@ -58,21 +51,21 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_preparation_is_clips() -> None:
     """Short side to size, the middle cut out, mean and standard deviation."""
     image = pixels(1)
-    found = Prepare(SIZE, *CLIP)(image)[0]
+    found = Prepare(SIZE)(image)[0]
     picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
     wide = np.asarray(picture.resize((33 * SIZE // 20, SIZE), Image.Resampling.BICUBIC))
     left = (wide.shape[1] - SIZE) // 2
     middle = torch.tensor(wide[:, left : left + SIZE]).permute(2, 0, 1) / 255
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in CLIP)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
     torch.testing.assert_close(found, (middle - mean) / std)
-    assert Prepare(SIZE, *CLIP, square=True)(image).shape == (1, 3, SIZE, SIZE)
+    assert Prepare(SIZE, fit="square")(image).shape == (1, 3, SIZE, SIZE)
     flat = torch.full((1, 3, 40, 9), 51, dtype=torch.uint8)
     expected = ((0.2 - mean) / std).expand(3, SIZE, SIZE)
-    torch.testing.assert_close(Prepare(SIZE, *CLIP)(flat)[0], expected)
+    torch.testing.assert_close(Prepare(SIZE)(flat)[0], expected)
 
 
 def test_missing_folders_are_named(tmp_path: Path) -> None:
-    for config in (DINOv2Features, CLIPFeatures, CLIPScore):
+    for config in (DINOv2Features, CLIPFeatures):
         with pytest.raises(ValueError, match="none: no such model folder, and nothing is"):
             config(path=str(tmp_path / "none")).build()
 
@@ -112,25 +105,3 @@ def test_clip_embeddings_are_the_full_models(clip: Path) -> None:
         )
     unit = found / found.norm(dim=1, keepdim=True)
     torch.testing.assert_close(unit, seen.image_embeds, rtol=1e-5, atol=1e-6)
-
-
-@needed
-def test_clip_score(clip: Path) -> None:
-    """The cosine of each pair, whatever else is in the batch; padding images are not scored."""
-
-    def scored(images: Tensor, prompts: tuple[str, ...], **config: Any) -> Tensor:
-        scorer = CLIPScore(path=str(clip), size=SIZE, **config).build()
-        (values,) = scorer(images, Cond(prompts=prompts), range(len(prompts))).values()
-        return values
-
-    images, prompts = pixels(4), ("cat", "a b c d e", "dog")
-    whole = scored(images, prompts)  # one image of padding
-    assert whole.shape == (3,)
-    alone = torch.cat([scored(images[i : i + 1], prompts[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)
-    turned = scored(images[[2, 0]], ("dog", "cat"))
-    torch.testing.assert_close(turned, whole[[2, 0]], rtol=1e-4, atol=1e-4)
-    assert whole.abs().max() <= 100
-    assert scored(images, prompts, captions=True).min() >= 0
-    with pytest.raises(ValueError, match="needs images with prompts"):
-        CLIPScore(path=str(clip), size=SIZE).build()(images, Cond(), range(4))

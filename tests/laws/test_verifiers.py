@@ -319,10 +319,19 @@ def test_the_oracles_give_the_metric_of_the_grown_set() -> None:
 def test_an_image_is_like_itself(made: dict[str, Any]) -> None:
     own = made["similarity"].extractor
     given = torch.nn.functional.normalize(own(IMAGES[:1]), dim=1)
-    verifier = type(made["similarity"])(own, given)
+    verifier = type(made["similarity"])(own, given, "0" * 64)
     scores = verifier(IMAGES, Cond())
     assert scores[0] == pytest.approx(1, abs=1e-5)
     assert scores[1:].max() < scores[0]
+
+
+def test_a_verifier_is_known_by_the_images_it_was_given(tmp_path: Path) -> None:
+    names = set()
+    for seed in (0, 1, 0):
+        save_npz(tmp_path / "subject.npz", IMAGES[seed : seed + 2, :, :10, :10], None)
+        given = {"extractor": EXTRACTOR, "images": str(tmp_path / "subject.npz")}
+        names.add(VERIFIERS.build({"name": "similarity", **given}).build().name)
+    assert len(names) == 2
 
 
 def test_consistency_compares_an_image_with_its_preview(generator: Generator) -> None:

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genvis.config import config
-from genvis.processes.interpolants import VP
+from genvis.processes.along import Along
+from genvis.processes.interpolants import VP, Linear
 from genvis.random import HashKeys, Keys
 from genvis.samplers.diffusion import DiffusionSampler
-from genvis.samplers.stochastic import DDIM
+from genvis.samplers.diffusions import Volatility
+from genvis.samplers.stochastic import DDIM, EulerMaruyama
 from genvis.search.engine import Crowd, ParticleSearch
 from genvis.search.ledger import Ledger
 from genvis.search.metered import Metered, Population
@@ -88,13 +90,25 @@ def smc(potential: Potential = Difference(), every: int = 1, **how: object) -> P
         smc(Largest(), every=3),  # FK steering's own, at three steps
         smc(Terminal()),
         replace(smc(), select=Keep()),
+        replace(smc(), n=512, children=2),
     ],
-    ids=["difference", "every step", "tempered", "largest", "terminal", "importance"],
+    ids=["difference", "every step", "tempered", "largest", "terminal", "importance", "children"],
 )
 def test_weighted_particles_have_the_moments_of_the_tilt(search: ParticleSearch, d: int) -> None:
     bias, evidence = errors(run(search, exact(d), d), d)
     assert bias < BIAS
     assert evidence < EVIDENCE
+
+
+@pytest.mark.parametrize("d", [2, 8])
+@pytest.mark.parametrize("search", [smc(), smc(Largest(), every=6)], ids=["smc", "fk steering"])
+def test_a_flow_as_an_sde_has_them(search: ParticleSearch, d: int) -> None:
+    """In the SDE mode of flows: along VP, g = 3 t^2, Euler-Maruyama, 20 steps."""
+    diffusion, times = Volatility(scale=3.0), torch.linspace(1, 0, 21, dtype=torch.float64)
+    flow = Along(MixtureDenoise(problem(d)[0], Linear()), VP())
+    solver, cpu = EulerMaruyama(diffusion=diffusion, last="noisy"), torch.device("cpu")
+    sampler = DiffusionSampler(flow, Same(), solver, times, (d,), cpu)
+    assert errors(run(search, sampler, d), d)[0] < BIAS
 
 
 @pytest.mark.parametrize("scheme", RULES)
@@ -146,8 +160,8 @@ def test_memory_that_stays_while_particles_move_would_be_seen(
 ) -> None:
     fork = Crowd.fork
 
-    def stale(self: Crowd, meter: Metered, rows: Tensor, m: int = 1) -> Crowd:
-        return replace(fork(self, meter, rows, m), memory=self.memory)
+    def stale(self: Crowd, meter: Metered, rows: Tensor, purpose: str, m: int = 1) -> Crowd:
+        return replace(fork(self, meter, rows, purpose, m), memory=self.memory)
 
     monkeypatch.setattr(Crowd, "fork", stale)
     assert errors(run(smc(), exact(8), 8), 8)[0] > 2 * BIAS

@@ -1,4 +1,6 @@
-"""The released DiT: its embeddings, every block, its output, and its three-channel guidance."""
+"""The released DiT: its embeddings, every block, its output, and its three-channel guidance; and
+the released PixArt on texts.
+"""
 
 from dataclasses import dataclass
 
@@ -28,7 +30,7 @@ BETAS = Betas()
 
 def check(case: Case) -> None:
     if "PixArt" in case.spec.get("source", ""):
-        case.later("text-conditional backbones are not built yet")
+        return check_pixart(case)
     if case.spec.get("cls") != "DiT":
         case.unclaimed(f"class {case.spec.get('cls')}")
     official, given = case.spec["config"], case.tensors("in/")
@@ -46,6 +48,20 @@ def check(case: Case) -> None:
                 sampled = loop(net, given, name, case.spec["cfg_scale"])
                 kept = case.expected[name][: len(sampled)]  # the released script drops the rest
                 case.compare(name, sampled, kept, tolerance=LOOP)
+
+
+def check_pixart(case: Case) -> None:
+    """With the recorded masks, without, and on the null caption."""
+    given = case.tensors("in/")
+    net = from_official("pixart", case.tensors("state/"), case.spec["config"])
+    x, t, text = given["x"], given["t"], given["y"].squeeze(1)
+    conds = {"out_unmasked": Cond(text=text), "out_null_caption": Cond(text=text).dropped()}
+    if "mask" in given:
+        conds["out_masked"] = Cond(text=text, text_mask=given["mask"].flatten(1).bool())
+    with torch.no_grad():
+        for name in sorted(case.expected):
+            if name in conds:
+                case.compare(name, net(x, t, conds[name]))
 
 
 def forward(net: DiT, given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -114,5 +114,5 @@ def linear(case: Case, rest: list[str], given: dict[str, Tensor]) -> None:
     (qw, _), (qx, params) = weight.encode(w), act.encode(x.flatten(0, -2))
     acc = act.value(qx[:, None], params)[:, 0].long() @ qw.long().T
     case.compare(f"linear/{bits}/{rule}/acc", acc.reshape(*x.shape[:-1], -1), None, EXACT)
-    y = quantized(layer, weight, Dynamic(format=act), rotate=False)(x)
+    y = quantized(layer, weight, Dynamic(format=act))(x)
     case.compare(f"linear/{bits}/{rule}/y", y, None, (1e-5, 1e-5))

@@ -1,0 +1,1 @@
+"""Transformations before rounding: `genvis.quant.transform` says what one is."""
