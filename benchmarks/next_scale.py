@@ -1,8 +1,8 @@
 """Next-scale sampling at given sizes, random weights: images a second, bytes of weights and caches.
 
 Example: python benchmarks/next_scale.py device=cuda dtype=bf16 batch=64 compile=true sides=[256] \\
-  'models=[{name: var_d30}, {name: var_d16}, {name: mvar_d16}]' drafter.name=var_d30 \\
-  refiner.name=var_d16 draft_steps=[6,7,8,9] --out next_scale.json
+  'models=[{name: var_d30}, {name: var_d16}, {name: mvar_d16}]' 'drafter={name: var_d30}' \\
+  'refiner={name: var_d16}' draft_steps=[6,7,8,9] --out next_scale.json
 A line for every side of the images and every model, and for the drafter and refiner at every number
 of scales drafted; speeds are also given as ratios to the first line of their side. Guidance, top-k
 and top-p are on, as published; without decode=true no pixels are made, as in CoDe's tables.

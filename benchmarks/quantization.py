@@ -19,6 +19,7 @@ def main() -> None:
     args = parser.parse_args()
 
     import json
+    import math
     import statistics
     import tempfile
     import time
@@ -33,6 +34,7 @@ def main() -> None:
     from genvis.config import build, config, load, override
     from genvis.quant.execution import Difference, Execution, lines, tensor_bytes
     from genvis.quant.plan import Plan
+    from genvis.quant.products import products
     from genvis.random import HashKeys
     from genvis.types import Cond
 
@@ -100,7 +102,7 @@ def main() -> None:
         for line in lines(placed):
             print(line)
         real = execution.apply(packed)
-        weights = {each.name: net.get_submodule(each.name).weight.numel() for each in placed}
+        weights = {name: math.prod(each.weight.shape) for name, each in products(packed).items()}
         low = sum(weights[each.name] for each in placed if each.backend != "fake")
         gap = Difference.of(packed(*given), real(*given))
         row = {

@@ -5,9 +5,9 @@
 an integer program in x[l, c] in {0, 1}, sum_c x[l, c] = 1, solved to its proven optimum. Losses are
 those of one layer at a time, so their sum stands for that of the whole: measure the result again.
 
-Sources: Hubara et al. 2021, "Accurate post training quantization with small calibration sets", 3.3;
-Yao et al. 2021, "HAWQ-V3", 3.3 (the programs); Zhao et al. 2024, "MixDQ", 3.3 (a program for each
-group of layers). Solver: HiGHS, through scipy.
+Sources: Hubara et al. 2021, "Accurate Post Training Quantization With Small Calibration Sets", and
+Yao et al. 2021, "HAWQ-V3" (the programs); Zhao et al. 2024, "MixDQ" (a program for each group of
+layers). Solver: HiGHS, through scipy.
 Letters: L layers, C choices, c_l the choice of layer l.
 """
 

@@ -6,12 +6,11 @@
 The same for denoisers, evenly over times and both halves of guidance, and for next-scale networks,
 teacher-forced on the scales that they sampled.
 
-Sources: Li et al. 2023, "Q-Diffusion", section 3.2 (data from all steps of the sampler); Yuan et
-al. 2022, "PTQ4ViT" (squared gradients as weights).
+Sources: Li et al. 2023, "Q-Diffusion" (data from all steps of the sampler); Yuan et al. 2022,
+"PTQ4ViT" (squared gradients as weights).
 Letters: B rows, C calls of the network in a trajectory, m of them kept.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
@@ -22,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from genvis.checkpoint import in_use, open_run
-from genvis.compression.rows import Call, Rows, flat
+from genvis.compression.fingerprint import fingerprint
+from genvis.compression.layers import find_ranges, seen
+from genvis.compression.rows import Call, Rows
 from genvis.config import config, dump
 from genvis.devices import processes
-from genvis.quant.activations import StaticInput, observing
 from genvis.quant.plan import Plan
-from genvis.quant.seen import seeing
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
 from genvis.samplers.base import BaseGenerator, SamplerChoice
-from genvis.samplers.generate import in_turn, of_classes
+from genvis.samplers.generate import in_turn
 from genvis.types import Cond, take, to
 
 G = TypeVar("G", bound=BaseGenerator)
@@ -46,6 +45,7 @@ class Calibration:
     calls: int = 4  # that are kept of one image's trajectory; more images are more diverse
     seed: int = 0
     classes: tuple[int, ...] | None = None  # in turn; None: all of them
+    prompts: tuple[str, ...] | None = None  # in turn, for a model that is told in words
     chunk: int = 64  # images at a time
 
     def __post_init__(self) -> None:
@@ -54,6 +54,12 @@ class Calibration:
                 "rows, calls and chunk must be at least 1, got "
                 f"{self.rows}, {self.calls} and {self.chunk}"
             )
+
+    def things(self, generator: BaseGenerator) -> Cond:
+        """What images show in turn. ValueError for what the model does not take."""
+        if generator.text is not None and self.prompts is None:
+            raise ValueError("calibration.prompts: this model is told in words, so give some")
+        return generator.things(self.classes, self.prompts)
 
 
 class Recorder(nn.Module):
@@ -89,16 +95,16 @@ class Recorder(nn.Module):
 
 @torch.no_grad()
 def calibration(generator: BaseGenerator, config: Calibration, conds: Cond | None = None) -> Rows:
-    """Rows of what the sampler calls the network with, on the CPU.
+    """Rows of what the sampler calls the backbone with, on the CPU.
 
-    conds: P conditions to take in turn instead of the config's classes. Image i gives m of its
+    conds: P conditions to take in turn instead of the config's. Image i gives m of its
     calls, evenly over its trajectory and each time others, so that together all calls are there
     equally often. ValueError if the sampler never calls the generator's network.
     """
-    recorder = Recorder(generator.net)
-    sampler = replace(generator, net=recorder).sampler(config.sampler)
     if conds is None:
-        conds = of_classes(generator.num_classes, config.classes)
+        conds = config.things(generator)
+    recorder = Recorder(generator.backbone)
+    sampler = generator.having(recorder).sampler(config.sampler)
     size, start, kept = min(config.chunk, ceil(config.rows / config.calls)), 0, list[Call]()
     while sum(len(call[0]) for call in kept) < config.rows:
         images = range(start, start + size)
@@ -139,7 +145,7 @@ def cached(
     to other weights, another config or other conditions.
     """
     config = replace(config, sampler=generator.choice(config.sampler))
-    given = {} if conds is None else {"conds": _digest(conds)}
+    given = {} if conds is None else {"conds": fingerprint(conds)}
     with processes().main_process_first():
         folder = open_run(folder, {"source": source, **given, **dump(config)})
         if not (folder / FILE).exists():
@@ -149,58 +155,24 @@ def cached(
 
 
 def calibrate(net: nn.Module, rows: Rows, *, chunk: int = 64, seed: int = 0) -> None:
-    """Give the static inputs of a quantized net their ranges; they pass unquantized meanwhile.
-
-    Observers that weigh have the diagonal of J^T J, of the output's error |J dx|^2 to first order:
-    the mean of squared gradients of v^T y, where the signs v are random. Gradients of parameters
-    are cleared.
-    """
-    inputs = [m for m in net.modules() if isinstance(m, StaticInput)]
-    if not inputs:
-        return
-    weighs, device = any(m.config.observer.weighs for m in inputs), _device(net)
-    with observing(net), torch.set_grad_enabled(weighs):
-        done = 0
-        for call in rows.calls(chunk, device):
-            y = net(*call)
-            if weighs:
-                keys = HashKeys.of(seed, range(done, done + len(y))).fold("signs")
-                signs = (keys.uniform(y.shape[1:]) < 0.5).to(y) * 2 - 1
-                (signs * y).sum().backward()
-            done += len(y)
-    if weighs:
-        net.zero_grad(set_to_none=True)
+    """`layers.find_ranges` of a quantized backbone on all rows."""
+    find_ranges(net, rows.calls(chunk, _device(net)), seed=seed)
 
 
-@torch.no_grad()
 def observed(
     net: nn.Module, plan: Plan, rows: Rows, *, tokens: int = 4096, chunk: int = 64
 ) -> Mapping[str, list[Tensor]]:
-    """What the layers of `net` whose rules need data are called with: about `tokens` of each."""
-    names = plan.needing_data(net)
-    calls = list(rows.calls(chunk, _device(net))) if names else []
-    with seeing(net, names, calls=len(calls), tokens=tokens) as seen:
-        for call in calls:
-            net(*call)
-    return seen
+    """What the layers of a backbone whose rules need data are called with."""
+    return seen(net, plan.needing_data(net), tuple(rows.calls(chunk, _device(net))), tokens)
 
 
 def quantized(generator: G, plan: Plan, rows: Rows, *, tokens: int = 4096, chunk: int = 64) -> G:
     """The generator under a plan, with all that its rules find on data."""
-    seen = observed(generator.net, plan, rows, tokens=tokens, chunk=chunk)
-    net = plan.apply(generator.net, seen).eval()
-    calibrate(net, rows, chunk=chunk)
-    changes = (*generator.config.changes, plan)
-    return replace(generator, config=replace(generator.config, changes=changes), net=net)
+    before = observed(generator.backbone, plan, rows, tokens=tokens, chunk=chunk)
+    made = generator.having(plan.apply(generator.backbone, before), plan)
+    calibrate(made.backbone, rows, chunk=chunk)
+    return made
 
 
 def _device(net: nn.Module) -> torch.device:
     return next(net.parameters()).device
-
-
-def _digest(conds: Cond) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in flat((conds,)).items():
-        digest.update(f"{name} {tuple(leaf.shape)} {leaf.dtype}".encode())
-        digest.update(leaf.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from genvis.compression.layers import Calls, fits, quantized
 from genvis.quant.format import Format
@@ -55,6 +54,8 @@ def seconds(
     executed: what runs a quantized layer; by default the layer itself, whose quantization is fake
     and saves no time.
     """
+    from torch.utils.benchmark import Timer  # looks for a compiler, which only timing needs
+
     with torch.no_grad(), seeing(net, names, calls=1, tokens=sys.maxsize) as seen:
         net(*calls[0])
     inputs = {name: given[0] for name, given in seen.items() if given}

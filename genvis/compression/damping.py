@@ -6,7 +6,7 @@ A weight whose best value lies between two numbers of its format jumps from one 
 every few steps; its latent value then says nothing of which is better, and averages of weights mix
 the two. The pull grows along a cosine from nothing to l, so that weights first find their place.
 
-Source: Nagel et al. 2022, "Overcoming oscillations in quantization-aware training", eq. 9 and 4.1.
+Source: Nagel et al. 2022, "Overcoming oscillations in quantization-aware training".
 Letters: k step, l the weight at the end, w weights that are not clipped, w_hat as quantized.
 """
 

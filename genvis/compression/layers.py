@@ -3,18 +3,20 @@ place.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from genvis.quant.activations import observing, uncalibrated
+from genvis.compression.rows import Call
+from genvis.quant.activations import StaticInput, observing
 from genvis.quant.plan import Plan, Rule
 from genvis.quant.seen import seeing
+from genvis.random import HashKeys
 
-Calls = Sequence[tuple[Any, ...]]  # the arguments of a network's forward, call by call
+Calls = Sequence[Call]
 
 
 def layers_of(net: nn.Module) -> dict[str, nn.Module]:
@@ -24,12 +26,38 @@ def layers_of(net: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def seen(net: nn.Module, names: Sequence[str], calls: Calls) -> dict[str, list[Tensor]]:
-    """What the named layers are called with, or a part of it where that is much."""
-    with seeing(net, names, calls=len(calls)) as found:
-        for call in calls:
+def seen(
+    net: nn.Module, names: Sequence[str], calls: Calls, tokens: int = 4096
+) -> dict[str, list[Tensor]]:
+    """What the named layers are called with: about `tokens` tokens of each."""
+    with seeing(net, names, calls=len(calls), tokens=tokens) as found:
+        for call in calls if names else ():
             net(*call)
     return found
+
+
+def find_ranges(net: nn.Module, calls: Iterable[Call], *, seed: int = 0) -> None:
+    """Give the static inputs of a network their ranges; they pass unquantized meanwhile.
+
+    Observers that weigh have the diagonal of J^T J, of the output's error |J dx|^2 to first order:
+    the mean of squared gradients of v^T y, where the signs v are random. Gradients of parameters
+    are cleared.
+    """
+    inputs = [m for m in net.modules() if isinstance(m, StaticInput)]
+    if not inputs:
+        return
+    weighs = any(m.config.observer.weighs for m in inputs)
+    with observing(net), torch.set_grad_enabled(weighs):
+        done = 0
+        for call in calls:
+            y = net(*call)
+            if weighs:
+                keys = HashKeys.of(seed, range(done, done + len(y))).fold("signs")
+                signs = (keys.uniform(y.shape[1:]) < 0.5).to(y) * 2 - 1
+                (signs * y).sum().backward()
+            done += len(y)
+    if weighs:
+        net.zero_grad(set_to_none=True)
 
 
 @contextmanager
@@ -56,12 +84,10 @@ def quantized(net: nn.Module, name: str, rule: Rule, calls: Calls) -> nn.Module:
     ValueError if the rule does not fit the layer.
     """
     layer: Any = net.get_submodule(name)
-    made = rule.quantize(layer, seen(net, [name], calls)[name] if rule.needs_data else None)
-    if uncalibrated(made):
-        with swapped(net, layer, made), observing(made), torch.no_grad():
-            for call in calls:
-                net(*call)
-    return made.eval()
+    made = rule.quantize(layer, seen(net, [name], calls)[name] if rule.needs_data else None).eval()
+    with swapped(net, layer, made):
+        find_ranges(net, calls)
+    return made
 
 
 def fits(rule: Rule, name: str) -> bool:

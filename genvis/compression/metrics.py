@@ -8,9 +8,9 @@
 
 A metric's `value` is what a table shows; its `loss` is what adds up over layers, at least 0.
 
-Sources: Zhao et al. 2024, "MixDQ", 3.2 (SSIM for layers that change the content, SQNR for others);
-Wang et al. 2004 (SSIM, here under one uniform window as large as the image, as MixDQ has it); Dong
-et al. 2020, "HAWQ-V2", 3.2 and 3.3 (trace and its estimate).
+Sources: Zhao et al. 2024, "MixDQ" (SSIM for layers that change the content, SQNR for others); Wang
+et al. 2004 (SSIM, here under one uniform window as large as the image, as MixDQ has it); Dong et
+al. 2020, "HAWQ-V2" (trace and its estimate).
 Letters: N images, B rows, V codes.
 """
 

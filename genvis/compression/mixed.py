@@ -2,7 +2,8 @@
 an integer program chooses under budgets.
 
 The folder holds `sensitivity/` (resumable, see `genvis.compression.sensitivity`) and `plan.yaml`
-with `allocation.json` beside it: what was predicted, what the plan costs, and what it really does.
+with `allocation.json` beside it in `allocation/`: the choice of every layer, the sum of their
+losses and what they cost.
 """
 
 import json
@@ -76,13 +77,21 @@ class Mixed:
                 known = ", ".join(self.choices)
                 raise ValueError(f"budgets.{kind}: {most!r} is none of the choices {known}")
 
-    def plan(self, generator: BaseGenerator, calls: Calls, folder: str | Path, source: str) -> Plan:
+    def plan(
+        self,
+        generator: BaseGenerator,
+        calls: Calls,
+        folder: str | Path,
+        source: str,
+        prompts: tuple[str, ...] | None = None,
+    ) -> Plan:
         """The plan in a folder, found now as far as it is not there.
 
-        calls: what the network is shown. `source` identifies the weights. ValueError if no choices
-        fit the budgets, and for what `sensitivity.measure` refuses.
+        calls: what the backbone is shown; prompts: what images show, of a model that is told in
+        words. `source` identifies the weights. ValueError if no choices fit the budgets, and for
+        what `sensitivity.measure` refuses.
         """
-        subject = self._subject(generator, tuple(calls))
+        subject = self._subject(generator, tuple(calls), prompts)
         table = measure(subject, self.choices, self.groups, Path(folder, "sensitivity"))
         with processes().main_process_first():
             made = open_run(Path(folder, "allocation"), {"source": source, **dump(self)})
@@ -120,13 +129,16 @@ class Mixed:
         for name in table.layers:
             row = []
             for rule in self.choices.values():
-                try:
-                    made = fits(rule, name) and quantized(subject.net, name, rule, subject.calls)
-                    row.append(made is not False and self._executed(made) is not None)
-                except ValueError:
-                    row.append(False)
+                row.append(fits(rule, name) and self._runs(subject, name, rule))
             rows.append(row)
         return torch.tensor(rows)
+
+    def _runs(self, subject: Subject, name: str, rule: Rule) -> bool:
+        try:
+            self._executed(quantized(subject.net, name, rule, subject.calls))
+        except ValueError:  # it does not fit, or no back-end takes it
+            return False
+        return True
 
     def _cost(self, kind: Cost, subject: Subject, table: Sensitivity) -> Tensor:
         given = subject.net, table.layers, self.choices, subject.calls
@@ -137,8 +149,9 @@ class Mixed:
         return seconds(*given, executed=self._executed)
 
     def _executed(self, layer: nn.Module) -> nn.Module:
-        packed = self.execution is not None and products(layer)
-        return self.execution.apply(layer) if self.execution and packed else layer
+        if self.execution is None or not products(layer):
+            return layer
+        return self.execution.apply(layer)
 
     def _most(self, kind: Cost, cost: Tensor, allowed: Tensor) -> float:
         most = self.budgets[kind]
@@ -148,8 +161,15 @@ class Mixed:
         dearest = torch.where(allowed, cost, 0).amax(1)
         return float(torch.where(allowed[:, own], cost[:, own], dearest).sum())
 
-    def _subject(self, generator: BaseGenerator, calls: tuple[Any, ...]) -> Subject:
-        sampling = Sampling(sampler=generator.choice(), count=self.images, chunk=self.images)
+    def _subject(
+        self,
+        generator: BaseGenerator,
+        calls: tuple[Any, ...],
+        prompts: tuple[str, ...] | None,
+    ) -> Subject:
+        sampling = Sampling(
+            sampler=generator.choice(), count=self.images, prompts=prompts, chunk=self.images
+        )
         rows = range(self.images)
 
         def images() -> Tensor:
@@ -157,7 +177,7 @@ class Mixed:
             return generate(generator.sampler(), cond, sampling.keys(rows), sampling.chunk)
 
         identity = {"sampling": dump(sampling), "examples": self.examples and dump(self.examples)}
-        return Subject(generator.net, calls, images, self._loss(generator), identity)
+        return Subject(generator.backbone, calls, images, self._loss(generator), identity)
 
     def _loss(self, generator: BaseGenerator) -> Callable[[], Tensor] | None:
         if self.examples is None:

@@ -14,7 +14,7 @@ from genvis.compression.mixed import Mixed
 from genvis.compression.rows import Rows
 from genvis.compression.sensitivity import grouped
 from genvis.config import config
-from genvis.quant.activations import Static
+from genvis.quant.activations import uncalibrated
 from genvis.quant.plan import Plan, Rule
 from genvis.samplers.base import BaseGenerator
 
@@ -41,11 +41,11 @@ class Compression:
     def check(self, generator: BaseGenerator) -> None:
         """ValueError, with no data seen and nothing measured, for what does not fit the network."""
         if self.mixed is not None:
-            names = list(layers_of(generator.net))
+            names = list(layers_of(generator.backbone))
             check_choices(names, self.mixed.choices)
             grouped(names, self.mixed.groups)
         else:
-            self._given.apply(generator.net)
+            self._given.apply(generator.backbone)
 
     def apply(self, generator: G, folder: str | Path, source: str) -> G:
         """The generator with its network quantized; all that took time is kept in the folder.
@@ -53,17 +53,16 @@ class Compression:
         `source` identifies the weights. ValueError as in `check`, and for budgets that no choices
         keep.
         """
-        self.check(generator)
         if self.mixed is not None:
+            self.check(generator)
             rows = self._rows(generator, folder, source)
             calls = tuple(rows.calls(self.calibration.chunk, generator.device))
-            plan = self.mixed.plan(generator, calls, folder, source)
+            plan = self.mixed.plan(generator, calls, folder, source, self.calibration.prompts)
             return quantized(generator, plan, rows)
-        plan = self._given
-        static = any(isinstance(rule.act, Static) for rule in plan.rules)
-        if not static and not plan.needing_data(generator.net):
-            return generator.changed(plan)
-        return quantized(generator, plan, self._rows(generator, folder, source))
+        made = generator.changed(self._given)
+        if not uncalibrated(made.backbone):
+            return made
+        return quantized(generator, self._given, self._rows(generator, folder, source))
 
     @property
     def _given(self) -> Plan:

@@ -18,7 +18,7 @@ def packed(generator: BaseGenerator) -> BaseGenerator:
     if changes == before:
         raise ValueError("this generator was not trained with the change quantize_aware")
     config = replace(generator.config, changes=changes)
-    net = apply(changes, config.backbone.build())
-    load_state(net, packed_state(generator.net), "the trained network")
-    net = net.to(generator.device).eval().requires_grad_(False)
-    return replace(generator, config=config, net=net)
+    backbone = apply(changes, config.backbone.build())
+    load_state(backbone, packed_state(generator.backbone), "the trained network")
+    made = generator.having(backbone.to(generator.device).requires_grad_(False))
+    return replace(made, config=config)

@@ -1,7 +1,8 @@
 """What a network is called with, many rows of it, whichever kind of network it is.
 
 A denoiser's inputs are (x_t, t, cond), a next-scale network's (x, cond) of all scales at once, and
-either is `net(*inputs)`. Only what a network can read of a condition is kept.
+either is `net(*inputs)`. Only what a network can read of a condition is kept: of the negative one
+its text, and that only where rows are dropped.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,8 @@ from genvis.checkpoint import load_tensors, save_tensors
 from genvis.types import Cond, join, take
 
 Call = tuple[Any, ...]  # tensors and conditions, batch-first
-READ = ("label", "text", "text_mask", "pooled", "drop")  # of a condition
+TEXT = ("text", "text_mask", "pooled")
+READ = ("label", *TEXT, "drop")  # of a condition
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def flat(call: Call) -> dict[str, Tensor]:
         kept = {name: getattr(value, name) for name in READ}
         if kept["drop"] is None:  # said, so that both halves of a guided call are of one kind
             kept["drop"] = torch.zeros(len(value), dtype=torch.bool)
+        elif value.negative is not None:
+            kept |= {f"negative.{name}": getattr(value.negative, name) for name in TEXT}
         named |= {f"{i}.{name}": leaf for name, leaf in kept.items() if leaf is not None}
     return dict(sorted(named.items()))
 
@@ -84,4 +88,10 @@ def nested(named: Mapping[str, Tensor]) -> Call:
         else:
             arguments[int(number)] = leaf
     ordered = (arguments[i] for i in sorted(arguments))
-    return tuple(Cond(**value) if isinstance(value, dict) else value for value in ordered)
+    return tuple(_cond(value) if isinstance(value, dict) else value for value in ordered)
+
+
+def _cond(leaves: Mapping[str, Tensor]) -> Cond:
+    own: dict[str, Any] = {name: leaf for name, leaf in leaves.items() if name in READ}
+    other: dict[str, Any] = {name: leaves.get(f"negative.{name}") for name in TEXT}
+    return Cond(**own, negative=None if other["text"] is None else Cond(**other))

@@ -6,17 +6,16 @@ under a name; its `match` says which layers may have it. The folder holds `run.j
 measured on what), a file in `layers/` for each layer that is done, and at the end
 `sensitivity.json`.
 
-Source: Zhao et al. 2024, "MixDQ", 3.2 (one layer at a time, by a metric for each group).
+Source: Zhao et al. 2024, "MixDQ" (one layer at a time, by a metric for each group).
 Letters: L layers, C choices.
 """
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from genvis.checkpoint import atomic_write, in_use, open_run, read_json
 from genvis.compression import METRICS
+from genvis.compression.fingerprint import fingerprint
 from genvis.compression.layers import check_choices, fits, layers_of, quantized, swapped
 from genvis.compression.metrics import Changed, Metric, Subject
 from genvis.config import config, dump
@@ -197,29 +197,3 @@ def _identity(
         "choices": {name: dump(rule) for name, rule in choices.items()},
         "groups": [dump(group) for group in groups],
     }
-
-
-def fingerprint(value: Any) -> str:
-    """The sha256 of a nest of tensors and plain values, as hex digits."""
-    digest = hashlib.sha256()
-    _digest(value, digest)
-    return digest.hexdigest()
-
-
-def _digest(value: Any, digest: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            digest.update(f"{key}:".encode())
-            _digest(item, digest)
-    elif isinstance(value, tuple | list):
-        digest.update(f"{len(value)} items".encode())
-        for item in value:
-            _digest(item, digest)
-    elif is_dataclass(value) and not isinstance(value, type):
-        _digest({f.name: getattr(value, f.name) for f in fields(value)}, digest)
-    else:
-        digest.update(repr(value).encode())

@@ -12,7 +12,6 @@ Letters: S seeds.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -197,9 +196,9 @@ def model_bits(net: nn.Module) -> int:
 
 def _unpacked(generator: BaseGenerator) -> BaseGenerator:
     """The same, its weights unpacked for good where any are packed."""
-    if not products(generator.net):
+    if not products(generator.backbone):
         return generator
-    return replace(generator, net=Execution(backends=(Fake(),)).apply(generator.net))
+    return generator.having(Execution(backends=(Fake(),)).apply(generator.backbone))
 
 
 def _text(values: Sequence[float]) -> str:

@@ -11,6 +11,8 @@ our formats divide by s, which only makes a difference at ties.
     e4m3, a scale per channel                  e4m3 per token                       capability 8.9
     MX e4m3 or e2m1                            the same                             capability 10.0
 
+The last two want a net in bfloat16, and e4m3 inputs and outputs in multiples of 16.
+
 Source: torchao 0.18. Letters: O outputs, I inputs.
 """
 
@@ -115,7 +117,9 @@ class Floats:
             return None
         if act != Float(element=E4M3) or weight.element != E4M3:
             return "e4m3 inputs with a range of each token, where inputs are rounded"
-        return _capability(product, (8, 9))
+        if any(size % 16 for size in product.shape):
+            return "inputs and outputs in multiples of 16, where inputs are e4m3"
+        return _capability(product, (8, 9)) or _bfloat16(product)
 
     def numbers(self, product: Product) -> str:
         return str(product.weight.format.element)  # type: ignore[attr-defined]
@@ -150,9 +154,7 @@ class Blocks:
             return "mx weights of e4m3 and e2m1 in blocks of 32"
         if _act(product) != format:
             return "inputs in the format of the mx weights"
-        if product.dtype != torch.bfloat16:
-            return "a net in bfloat16, where weights are mx"
-        return _capability(product, (10, 0))
+        return _bfloat16(product) or _capability(product, (10, 0))
 
     def numbers(self, product: Product) -> str:
         return f"mx {product.weight.format.element}"  # type: ignore[attr-defined]
@@ -192,6 +194,10 @@ def _act(product: Product) -> Format | None:
     """The format of inputs that are rounded as they come; None for others."""
     act = None if product.act is None else product.act.config
     return act.format if isinstance(act, Dynamic) else None
+
+
+def _bfloat16(product: Product) -> str | None:
+    return None if product.dtype == torch.bfloat16 else "a net in bfloat16, for inputs of these"
 
 
 def _capability(product: Product, least: tuple[int, int]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from genvis.checkpoint import atomic_folder, check_target
+from genvis.checkpoint import WEIGHTS, atomic_folder, check_target, save_tensors
 from genvis.config import config
 from genvis.features.clip_net import Tower
 from genvis.features.clip_tokens import END, FILES, START, CLIPTokenizer
@@ -96,5 +96,6 @@ class TrainableCLIP:
         """config.json, model.safetensors, vocab.json and merges.txt, whole or absent."""
         check_target(folder, beside=FILES)
         with atomic_folder(folder) as new:
-            self.net.save_pretrained(new)
+            self.net.config.save_pretrained(new)
+            save_tensors(new / WEIGHTS, self.net.state_dict(), {"format": "pt"})
             self.config.tokenizer.save(new)

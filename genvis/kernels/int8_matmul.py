@@ -45,7 +45,7 @@ def int8_matmul(a: Tensor, b: Tensor, backend: Backend = "auto") -> Tensor:
 
 def integer_units(device: torch.device) -> bool:
     """Whether integer products are faster than float32 ones on this device."""
-    return device.type == "cuda" or bool(torch.cpu._is_vnni_supported())
+    return device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_vnni_supported())
 
 
 def _as_float(a: Tensor, b: Tensor) -> Tensor:

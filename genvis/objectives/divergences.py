@@ -14,7 +14,7 @@ implicit knowledge (the rest); its formula could not be read, and this one is ou
 -p + q make every summand of f and r non-negative, zero where p = q, and cancel over a vocabulary.
 What kl_top stands for is our reading of OstQuant's KL-Top as well.
 
-Sources: Hinton et al. 2015, "Distilling the knowledge in a neural network", 2.1 (temperature);
+Sources: Hinton et al. 2015, "Distilling the knowledge in a neural network" (temperature);
 Du et al. 2024, "BitDistiller" (CAKLD); Ding et al. 2025, "Dissecting bit-level scaling laws in
 quantizing vision generative models" (TopKLD); Hu et al. 2025, "OstQuant" (KL-Top).
 Letters: p teacher, q student, V tokens, K the k largest teacher logits.

@@ -4,8 +4,8 @@
 
 straight through the rounding. Static input ranges are found afterwards, with these weights.
 
-Source: Hubara et al. 2021, "Accurate Post Training Quantization With Small Calibration Sets",
-section 3.1 (AdaQuant), with the learning rates of its code.
+Source: Hubara et al. 2021, "Accurate Post Training Quantization With Small Calibration Sets"
+(AdaQuant), with the learning rates of its code.
 Letters: as in `genvis.quant.transform`; Q the formats of weight and activation.
 """
 

@@ -7,9 +7,8 @@ weights are parameters that start there. What trains computes bit for bit what a
 layers do with the same numbers (`packed_state`).
 
 Sources: Bengio et al. 2013, "Estimating or propagating gradients" (straight through); Esser et al.
-2020, "Learned step size quantization", 2.1 and 2.2 (learned scales and the size of their
-gradient); Nagel et al. 2022, "Overcoming oscillations in quantization-aware training", eq. 9
-(damping).
+2020, "Learned step size quantization" (learned scales and the size of their gradient); Nagel et
+al. 2022, "Overcoming oscillations in quantization-aware training" (damping).
 Letters: as in `genvis.quant.format`; w weight, w_hat as quantized.
 """
 

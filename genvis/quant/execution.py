@@ -8,7 +8,7 @@ unless the list ends with `fake`, which takes all.
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -93,11 +93,12 @@ class Execution:
 
 
 def executed(generator: G, backends: Sequence[str]) -> G:
-    """A generator (of a `net`) that runs on these back-ends, which is said on stderr first."""
+    """A generator whose backbone runs on these back-ends, which is said on stderr first."""
     execution = build(Execution, {"backends": list(backends)})
-    for line in lines(execution.place(generator.net)):
+    for line in lines(execution.place(generator.backbone)):
         note(line)
-    return replace(generator, net=execution.apply(generator.net))
+    made: G = generator.having(execution.apply(generator.backbone))
+    return made
 
 
 def asked(product: Product) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ its row that are still to be rounded.
     H = 2 X^T X + damping mean(diag H) 1,   H^-1 = U^T U
     for column j:  e = (w_j - q_j) / U_jj,   w_k -= e U_jk  for k > j
 
-Source: Frantar et al. 2023, "GPTQ", algorithm 1, with the scales of the weight as it was before.
+Source: Frantar et al. 2023, "GPTQ", with the scales of the weight as it was before.
 Letters: O outputs, I inputs (of a convolution: those under its kernel), N tokens X (N, I), U upper
 triangular.
 """
@@ -20,7 +20,7 @@ from genvis.config import config
 from genvis.quant.activations import Activation
 from genvis.quant.blocks import ranges, split
 from genvis.quant.format import Format, Params
-from genvis.quant.transform import Layer, Seen, tokens, ungrouped
+from genvis.quant.transform import Layer, Seen, padded, tokens, ungrouped
 
 WIDTH = 128  # columns whose errors reach the rest of the matrix in one product
 
@@ -65,7 +65,8 @@ def rounded(weight: Tensor, u: Tensor, format: Format, params: Params) -> Tensor
         for j in columns:
             block = slice(j // share, j // share + 1)
             own = {k: p[:, block] if p.shape[1] > 1 else p for k, p in params.items()}
-            code = format.round((w[:, j].float()[:, None] / step[:, block])[..., None], own)
+            v = format.in_steps(w[:, j].float()[:, None, None], step[:, block, None])
+            code = format.round(v, own)
             q = (format.value(code, own)[..., 0] * step[:, block])[:, 0]
             codes[:, j] = code.flatten().to(torch.int16)
             errors[:, j - start] = (w[:, j] - q) / u[j, j]
@@ -79,14 +80,9 @@ def under_kernel(layer: Layer, seen: Seen) -> Tensor:
     """Every row (N, I) that the flat weight (O, I) is multiplied with."""
     if isinstance(layer, nn.Linear):
         return tokens(layer, seen)
-    border = layer._reversed_padding_repeated_twice
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     patches = [
         functional.unfold(
-            functional.pad(x.float(), border, mode=mode),
-            layer.kernel_size,
-            layer.dilation,
-            stride=layer.stride,
+            padded(x.float(), layer), layer.kernel_size, layer.dilation, stride=layer.stride
         )
         for x in seen
     ]

@@ -24,7 +24,7 @@ def least_error(
     def error(low: Tensor, high: Tensor) -> Tensor:
         params = format.fit(low, high)
         step = format.step(params)[..., None]
-        x_hat = format.value(format.round(blocks / step, params), params) * step
+        x_hat = format.value(format.round(format.in_steps(blocks, step), params), params) * step
         return ((x_hat - blocks).double().square() * weight).sum(-1)
 
     least = error(low, high)

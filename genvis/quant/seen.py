@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genvis.quant.transform import inputs
+
 
 @contextlib.contextmanager
 def seeing(
@@ -26,9 +28,11 @@ def seeing(
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def look(name: str) -> Any:
-        def keep(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        def keep(layer: Any, given: tuple[Tensor, ...]) -> None:
             x = given[0].detach()
-            row = x[0].numel() // _width(layer)  # tokens in it
+            if not len(x):  # as an expert's that no token was sent to
+                return
+            row = x[0].numel() // inputs(layer)  # tokens in it
             count = min(len(x), max(1, tokens // (calls * row)))
             seen[name].append(x[torch.arange(count, device=x.device) * len(x) // count].clone())
 
@@ -40,7 +44,3 @@ def seeing(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _width(layer: nn.Module) -> int:
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features  # type: ignore[return-value]

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
 from genvis.quant.activations import Activation
 from genvis.quant.blocks import ranges, split
@@ -104,6 +105,20 @@ def groups(layer: Layer) -> int:
 
 def inputs(layer: Layer) -> int:
     return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+
+
+def border(layer: Layer) -> tuple[list[int], str]:
+    """How a layer pads its input: the widths and the mode that `functional.pad` takes."""
+    if isinstance(layer, nn.Linear):
+        return [0, 0], "constant"
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return list(layer._reversed_padding_repeated_twice), mode
+
+
+def padded(x: Tensor, layer: Layer) -> Tensor:
+    """An input as the layer pads it."""
+    widths, mode = border(layer)
+    return functional.pad(x, widths, mode=mode) if any(widths) else x
 
 
 def ungrouped(layer: Layer, what: str) -> None:

@@ -66,6 +66,12 @@ class BaseGenerator:
         return self.net.text if isinstance(self.net, Prompted) else None
 
     @property
+    def backbone(self) -> nn.Module:
+        """The network that changes are made to, behind a text encoder if there is one."""
+        net: nn.Module = self.net.net if isinstance(self.net, Prompted) else self.net
+        return net
+
+    @property
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
@@ -78,8 +84,13 @@ class BaseGenerator:
 
     def changed(self, *changes: Change) -> Self:
         """The same generator with more changes applied to its network."""
+        return self.having(apply(changes, self.backbone), *changes)
+
+    def having(self, backbone: nn.Module, *changes: Change) -> Self:
+        """The same generator on another backbone, to which these further changes led."""
+        net = self.net.around(backbone) if isinstance(self.net, Prompted) else backbone
         config = replace(self.config, changes=(*self.config.changes, *changes))
-        return replace(self, config=config, net=apply(changes, self.net).eval())
+        return replace(self, config=config, net=net.eval())
 
     def things(
         self,

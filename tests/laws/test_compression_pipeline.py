@@ -1,6 +1,7 @@
 """From a config to a quantized generator: plans given or found, stages that stay, bad input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from genvis.compression.calibration import Calibration, Recorder, calibration
 from genvis.compression.layers import layers_of
 from genvis.compression.pipeline import Compression
+from genvis.compression.recovery import packed
+from genvis.compression.rows import Rows
 from genvis.config import ConfigError, build, load, read_yaml
 from genvis.evaluation.generated import Run
 from genvis.evaluation.sources import Making
+from genvis.quant.aware import QuantizeAware
 from genvis.quant.execution import Execution, executed
+from genvis.quant.modules import quantized_layers
 from genvis.quant.plan import Plan
 from genvis.quant.report import sqnr, state_bytes
 from genvis.samplers.base import load_generator
@@ -50,8 +56,6 @@ def compression(**fields: Any) -> Compression:
 
 
 def called(net: nn.Module, folder: Path) -> torch.Tensor:
-    from genvis.compression.rows import Rows
-
     rows = Rows.load(folder / "calibration" / "rows.safetensors")
     return torch.cat([net(*call) for call in rows.calls(8)])
 
@@ -160,7 +164,7 @@ def test_a_quantized_model_is_sampled_and_evaluated_on_real_kernels(
         ({}, "give rules, which are a plan, or mixed, which finds one"),
         ({"rules": [w(4)], "mixed": MIXED}, "give rules, which are a plan, or mixed"),
         ({"rules": []}, "rules must not be empty"),
-        ({"mixed": {**MIXED, "budgets": {"bytes": "w5"}}}, "budgets.bytes: 'w5' is none of the"),
+        ({"mixed": {**MIXED, "budgets": {"bytes": "w9"}}}, "budgets.bytes: 'w9' is none of the"),
         ({"mixed": {**MIXED, "budgets": {"byte": 1}}}, "mixed.budgets"),
     ],
 )
@@ -191,3 +195,67 @@ def test_what_does_not_fit_the_model_is_one_line(
     with pytest.raises(ValueError, match=message) as error:
         compression(**fields).apply(generator, tmp_path, "weights")
     assert "\n" not in str(error.value)
+
+
+# models that are told in words
+
+
+@pytest.fixture(scope="module")
+def told() -> Generator:
+    net = {"name": "uvit", "size": 8, "channels": 3, "width": 16, "depth": 2, "heads": 2}
+    data = {
+        **GENERATOR,
+        "backbone": {**net, "num_classes": 0, "text_width": 16, "text_tokens": 16},
+        "tokenizer": {"name": "pixels"},
+        "text": {"name": "words", "width": 16, "depth": 1, "heads": 2},
+        "sampler": {"steps": 2, "guidance": {"scale": 2.0}},
+    }
+    torch.manual_seed(0)
+    made = build(GeneratorConfig, data).build()
+    for parameter in made.net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    made.net.eval().requires_grad_(False)
+    return made
+
+
+ALL = {"match": ".*", "weight": {"name": "int", "bits": 4}}
+STATIC = {"name": "static", "format": {"name": "int", "bits": 8, "rule": "asym", "group": "tensor"}}
+TOLD = [
+    {"rules": [{**ALL, "act": STATIC, "rounding": "gptq"}]},
+    {"mixed": {"choices": {"w4": ALL, "w8": w(8, ".*")}, "budgets": {"bytes": "w4"}}},
+]
+
+
+@pytest.mark.parametrize("fields", TOLD, ids=["rules", "mixed"])
+def test_the_backbone_behind_an_encoder_is_quantized_saved_and_loaded(
+    told: Generator, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    calibrated = {**CALIBRATION, "prompts": ["a red heart", "two rings"]}
+    small = compression(**fields, calibration=calibrated).apply(told, tmp_path / "stages", "x")
+    small.save_pretrained(tmp_path / "small")
+    again = load_generator(tmp_path / "small")
+    x, t, cond = torch.ones(2, 3, 8, 8), torch.ones(2), told.things(prompts=["a red heart", ""])
+    assert torch.equal(again.net(x, t, cond), small.net(x, t, cond))
+    assert all(not name.startswith("text.") for name in quantized_layers(small.net))
+
+
+def test_rows_of_a_told_model_are_what_its_backbone_reads(told: Generator) -> None:
+    """The rows that are dropped, with the text that stands for none, give what they gave then."""
+    given = Calibration(rows=8, calls=2, chunk=4, prompts=("a red heart", "two rings"))
+    cond = replace(told.things(prompts=["two rings"] * 2), drop=torch.tensor([False, True]))
+    recorder = Recorder(told.backbone)
+    expected = told.having(recorder).net(torch.ones(2, 3, 8, 8), torch.ones(2), cond)
+    (call,) = Rows.of(recorder.calls).calls(2)
+    assert torch.equal(told.backbone(*call), expected)
+    assert len(calibration(told, given)) == 8
+    with pytest.raises(ValueError, match="told in words"):
+        calibration(told, replace(given, prompts=None))
+
+
+def test_a_told_model_that_was_trained_through_quantization_is_packed(told: Generator) -> None:
+    trained = told.changed(build(QuantizeAware, {"rules": [ALL]}))
+    small = packed(trained)
+    x, t, cond = torch.ones(2, 3, 8, 8), torch.ones(2), told.things(prompts=["a red heart", ""])
+    with torch.no_grad():
+        assert torch.equal(small.net(x, t, cond), trained.net(x, t, cond))
+    assert state_bytes(small.net) < state_bytes(trained.net)

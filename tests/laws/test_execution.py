@@ -305,6 +305,13 @@ def test_layers_choose_their_backend() -> None:
     assert differences(net, run.apply(net), INPUT)[""].sqnr > 100
 
 
+@needs_torchao
+def test_fp8_products_have_sides_of_multiples_of_16() -> None:
+    net = quantized(match="0", net=nn.Sequential(nn.Linear(24, 32)), weight=E4M3, act=dynamic(E4M3))
+    with pytest.raises(ValueError, match="inputs and outputs in multiples of 16"):
+        execution("torchao").apply(net)
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("int8", {"weight": int_(8)}, "int8 takes quantized inputs"),
     ("int8", {"weight": int_(8, group=32), "act": ASYM8}, "a weight scale per output channel"),

@@ -421,7 +421,7 @@ def test_gradients_pass_where_nothing_is_clipped(format: Format) -> None:
     x = sample(format).requires_grad_()
     with torch.no_grad():
         params = format.encode(x)[1]
-        v = split(x, format.group) / format.step(params)[..., None]
+        v = format.in_steps(split(x, format.group), format.step(params)[..., None])
         inside = format.inside(v, params).reshape(x.shape)
     weight = normal(6, 64, seed=1)
     (format.fake(x) * weight).sum().backward()

@@ -275,6 +275,14 @@ def test_gptq_of_inputs_without_correlation_is_rounding_to_nearest(format: Forma
     torch.testing.assert_close(found.weight, made(layer, x, weight=format).weight)
 
 
+def test_gptq_breaks_ties_as_its_format_does() -> None:
+    """Under sym_half every extreme is one."""
+    layer, x = seeded(nn.Linear(16, 400)), torch.eye(16).repeat(3, 1)
+    half = Integer(bits=4, rule="sym_half")
+    found = made(layer, x, weight=half, rounding=GPTQ())
+    assert torch.equal(found.weight, made(layer, x, weight=half).weight)
+
+
 def test_gptq_follows_the_formula_column_by_column() -> None:
     layer, x, format = seeded(nn.Linear(150, 3)), normal(400, 150) @ normal(150, 150, seed=1), INT4
     found = made(layer, x, weight=format, rounding=GPTQ()).weight
@@ -460,6 +468,10 @@ def test_what_is_seen_is_what_passes() -> None:
     assert found["blocks.0"][0].shape == (6, 5, 16)
     net(*given())
     assert [len(calls) for calls in found.values()] == [1, 1]  # nothing after the block
+    with seeing(net, ["blocks.0"], calls=2) as found:
+        for rows in (0, 3):  # an expert may be sent no tokens
+            net.get_submodule("blocks.0")(normal(rows, 16))
+    assert [len(x) for x in found["blocks.0"]] == [3]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from genvis.compression import METRICS, sensitivity
 from genvis.compression.allocation import Budget, allocate
 from genvis.compression.costs import bit_operations, file_bytes, multiply_adds, seconds
+from genvis.compression.fingerprint import fingerprint
 from genvis.compression.layers import layers_of, quantized, swapped
 from genvis.compression.metrics import (
     MSE,
@@ -28,7 +29,7 @@ from genvis.compression.metrics import (
     ssim,
 )
 from genvis.compression.rules import plan_of
-from genvis.compression.sensitivity import Group, Sensitivity, fingerprint, grouped, measure, read
+from genvis.compression.sensitivity import Group, Sensitivity, grouped, measure, read
 from genvis.images import to_uint8
 from genvis.quant.activations import Dynamic, Static
 from genvis.quant.integer import Integer

@@ -6,7 +6,7 @@ The first token of a CLIP text embedding is the same for every prompt and far la
 others, so that a range for all would leave these nothing. What does not depend on the input is
 computed once and stored.
 
-Source: Zhao et al. 2024, "MixDQ", section 3.2 (BOS-aware quantization).
+Source: Zhao et al. 2024, "MixDQ" (BOS-aware quantization).
 Letters: L tokens of a row, T of them kept, I inputs, O outputs.
 """
 

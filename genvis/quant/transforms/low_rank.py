@@ -3,8 +3,8 @@
 One round is the truncated singular value decomposition of W. Each further one fits L to what the
 rounded rest leaves, L = SVD_r(W - Q(W - L)), and the best of all rounds stays.
 
-Sources: Li et al. 2024, "SVDQuant", section 4.2 (one round, after `smooth`); Guo et al. 2023,
-"LQ-LoRA", algorithm 1 (more).
+Sources: Li et al. 2024, "SVDQuant" (one round, after `smooth`); Guo et al. 2023, "LQ-LoRA"
+(more).
 Letters: as in `genvis.quant.transform`; r is `rank`, Q the weight's format.
 """
 

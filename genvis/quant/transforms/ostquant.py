@@ -7,7 +7,7 @@ called with, rounding straight through. Cayley's transform of K is orthogonal wh
 keeps the rotation on the Stiefel manifold.
 
 Source: Hu et al. 2025, "OstQuant: Refining Large Language Model Quantization with Orthogonal and
-Scaling Transformations", section 4; the loss is the layer's own output instead of the logits', and
+Scaling Transformations"; the loss is the layer's own output instead of the logits', and
 the map stays in front of the layer.
 Letters: as in `genvis.quant.transform`; G inputs in a block, K blocks; a group convolution's
 channels are cut into blocks group by group.

@@ -1,6 +1,6 @@
 """The inputs that are far larger than the others, in full precision: y = W_1 x_1 + W_2 x_2.
 
-Source: Dettmers et al. 2022, "LLM.int8()", section 3.2, which takes the inputs that exceed 6
+Source: Dettmers et al. 2022, "LLM.int8()", which takes the inputs that exceed 6
 anywhere in a batch; here they are chosen once, on data, so that an image does not depend on its
 batch and what is saved has one shape.
 """

@@ -5,7 +5,7 @@
 
 so that channel j spans the range [-z~ s~, (1 - z~) s~], whatever it spanned before.
 
-Sources: Li et al. 2023, "RepQ-ViT", eqs. 7 to 9, with steps and zero points that are not rounded,
+Sources: Li et al. 2023, "RepQ-ViT", with steps and zero points that are not rounded,
 so that it holds for every number of bits; Yang et al. 2024, "DopQ-ViT", for the median. There the
 normalisation before the layer takes x' over; here it stays in front of the layer, since what comes
 after adaptive norms has no scale and shift of its own.
@@ -25,8 +25,10 @@ from genvis.quant.transform import (
     Layer,
     Rest,
     Seen,
+    border,
     groups,
     inputs,
+    padded,
     scaled,
     through,
     tokens,
@@ -48,7 +50,7 @@ class Spread(Around):
     def __init__(self, layer: nn.Module, scale: Tensor, shift: Tensor, like: Layer) -> None:
         super().__init__(layer)
         self.axis, self.groups = AXES[type(like)], groups(like)
-        self.border, self.mode = _border(like)
+        self.border, self.mode = border(like)
         self.keep("scale", scale)
         self.keep("shift", shift)
 
@@ -73,7 +75,7 @@ class RepQ:
         scale, shift = self._find(layer, seen)
         weight = scaled(layer.weight.double(), scale.double(), groups(layer))
         inner = _unpadded(with_weight(layer, weight, _bias(layer, weight, shift)))
-        prepared = None if seen is None else [_padded(x, layer) for x in seen]
+        prepared = None if seen is None else [padded(x, layer) for x in seen]
         moved = through(lambda x: x / scale - shift, layer, prepared)
         return Spread(rest.make(inner, moved), scale, shift, layer)
 
@@ -96,19 +98,6 @@ def _bias(layer: Layer, weight: Tensor, shift: Tensor) -> Tensor:
     w = weight.reshape(n, outputs // n, own, -1).sum(-1)
     back = torch.einsum("goi,gi->go", w, shift.double().reshape(n, own)).flatten()
     return back if layer.bias is None else layer.bias.double() + back
-
-
-def _border(layer: Layer) -> tuple[list[int], str]:
-    """What `functional.pad` is given to pad a convolution's input."""
-    if isinstance(layer, nn.Linear):
-        return [0, 0], "constant"
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return list(layer._reversed_padding_repeated_twice), mode
-
-
-def _padded(x: Tensor, layer: Layer) -> Tensor:
-    border, mode = _border(layer)
-    return functional.pad(x, border, mode=mode) if any(border) else x
 
 
 def _unpadded(layer: Layer) -> Layer:

@@ -3,7 +3,7 @@
     SmoothQuant  s_j = max |x_j|^a / max |W_j|^(1 - a)
     AWQ          s_j = (mean |x_j|)^a, a of least |Q(W diag(s)) (x / s) - W x|^2
 
-Sources: Xiao et al. 2023, "SmoothQuant", eq. 4; Lin et al. 2024, "AWQ", eqs. 4 and 5. At a = 1/2
+Sources: Xiao et al. 2023, "SmoothQuant"; Lin et al. 2024, "AWQ". At a = 1/2
 SmoothQuant is the salience balancing of Wu et al. 2024, "PTQ4DiT", up to timestep weights.
 Letters: as in `genvis.quant.transform`; a is `alpha`, Q the weight's format.
 """

@@ -2,8 +2,8 @@
 
 For layers on a concatenation, such as the long skips of a U-Net, whose parts have other ranges.
 
-Source: Li et al. 2023, "Q-Diffusion", section 3.3 (shortcut splitting), as in the code of Zhao et
-al. 2024, "MixDQ".
+Source: Li et al. 2023, "Q-Diffusion" (shortcut splitting), as in the code of Zhao et al. 2024,
+"MixDQ".
 """
 
 from itertools import pairwise
