@@ -313,6 +313,7 @@ def leaves(value: object) -> list[Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_compiled_blocks_sample_the_same(var: ScaleGenerator) -> None:
     """Compiled once for all scales, whose lengths are symbols (a length of one is its own)."""
     graphs = CompileCounter()

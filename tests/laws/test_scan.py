@@ -106,6 +106,7 @@ def test_states_stay_float32_under_bfloat16(form: str) -> None:
     assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_scan_compiles_whole(form: str) -> None:
     scan, inputs = FORMS[form]
