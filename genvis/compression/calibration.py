@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from genvis.checkpoint import in_use, open_run
-from genvis.compression.fingerprint import fingerprint
 from genvis.compression.layers import find_ranges, seen
 from genvis.compression.rows import Call, Rows
 from genvis.config import config, dump
@@ -94,15 +93,14 @@ class Recorder(nn.Module):
 
 
 @torch.no_grad()
-def calibration(generator: BaseGenerator, config: Calibration, conds: Cond | None = None) -> Rows:
+def calibration(generator: BaseGenerator, config: Calibration) -> Rows:
     """Rows of what the sampler calls the backbone with, on the CPU.
 
-    conds: P conditions to take in turn instead of the config's. Image i gives m of its
-    calls, evenly over its trajectory and each time others, so that together all calls are there
-    equally often. ValueError if the sampler never calls the generator's network.
+    Image i gives m of its calls, evenly over its trajectory and each time others, so that together
+    all calls are there equally often. ValueError if the sampler never calls the generator's
+    network.
     """
-    if conds is None:
-        conds = config.things(generator)
+    conds = config.things(generator)
     recorder = Recorder(generator.backbone)
     sampler = generator.having(recorder).sampler(config.sampler)
     size, start, kept = min(config.chunk, ceil(config.rows / config.calls)), 0, list[Call]()
@@ -132,25 +130,18 @@ def picks(images: range, calls: int, config: Calibration) -> dict[int, Tensor]:
     return {k: torch.tensor(places[k]) for k in sorted(places)}
 
 
-def cached(
-    generator: BaseGenerator,
-    config: Calibration,
-    folder: str | Path,
-    source: str,
-    conds: Cond | None = None,
-) -> Rows:
+def cached(generator: BaseGenerator, config: Calibration, folder: str | Path, source: str) -> Rows:
     """`calibration`, kept in a folder: made now if it is not there.
 
     `source` identifies the weights (`genvis.models.fingerprint`). ValueError if the folder belongs
-    to other weights, another config or other conditions.
+    to other weights or another config.
     """
     config = replace(config, sampler=generator.choice(config.sampler))
-    given = {} if conds is None else {"conds": fingerprint(conds)}
     with processes().main_process_first():
-        folder = open_run(folder, {"source": source, **given, **dump(config)})
+        folder = open_run(folder, {"source": source, **dump(config)})
         if not (folder / FILE).exists():
             with in_use(folder):
-                calibration(generator, config, conds).save(folder / FILE)
+                calibration(generator, config).save(folder / FILE)
     return Rows.load(folder / FILE)
 
 

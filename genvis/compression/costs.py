@@ -22,11 +22,14 @@ from genvis.quant.seen import seeing
 FULL_BITS = 16  # of a number in full precision, in bit operations
 
 
-def file_bytes(
-    net: nn.Module, names: Sequence[str], choices: Mapping[str, Rule], calls: Calls
-) -> Tensor:
+def file_bytes(net: nn.Module, names: Sequence[str], choices: Mapping[str, Rule]) -> Tensor:
     """(L, C): the bytes of the tensors that the layer puts into a saved network."""
-    return _table(net, names, choices, calls, lambda layer, name: state_bytes(layer))
+
+    def cost(name: str, rule: Rule) -> float:  # no data, on which no shape depends
+        layer: Any = net.get_submodule(name)
+        return state_bytes(rule.quantize(layer))
+
+    return _table(names, choices, cost)
 
 
 def bit_operations(
@@ -60,18 +63,19 @@ def seconds(
         net(*calls[0])
     inputs = {name: given[0] for name, given in seen.items() if given}
 
-    @torch.no_grad()
-    def time(layer: nn.Module, name: str) -> float:
+    def time(name: str, rule: Rule) -> float:
         if name not in inputs:
             return 0.0  # it is never called
+        layer = executed(quantized(net, name, rule, calls))
         timer = Timer(
             "layer(x)",
-            globals={"layer": executed(layer), "x": inputs[name]},
+            globals={"layer": layer, "x": inputs[name]},
             num_threads=torch.get_num_threads(),
         )
-        return timer.blocked_autorange(min_run_time=effort).median
+        with torch.no_grad():
+            return timer.blocked_autorange(min_run_time=effort).median
 
-    return _table(net, names, choices, calls, time)
+    return _table(names, choices, time)
 
 
 @torch.no_grad()
@@ -104,11 +108,7 @@ def width(format: Format | None) -> int:
 
 
 def _table(
-    net: nn.Module,
-    names: Sequence[str],
-    choices: Mapping[str, Rule],
-    calls: Calls,
-    cost: Callable[[nn.Module, str], float],
+    names: Sequence[str], choices: Mapping[str, Rule], cost: Callable[[str, Rule], float]
 ) -> Tensor:
     """A cost of every layer under every choice; 0 where a choice is not for the layer."""
     rows = []
@@ -116,9 +116,8 @@ def _table(
         row = []
         for rule in choices.values():
             try:
-                own = quantized(net, name, rule, calls) if fits(rule, name) else None
+                row.append(float(cost(name, rule)) if fits(rule, name) else 0.0)
             except ValueError:  # it does not fit, which the sensitivities say too
-                own = None
-            row.append(0.0 if own is None else float(cost(own, name)))
+                row.append(0.0)
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)

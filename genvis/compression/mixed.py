@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from genvis.checkpoint import atomic_write, in_use, open_run
 from genvis.compression.allocation import Budget, allocate_groups, shared
 from genvis.compression.costs import bit_operations, file_bytes, seconds
-from genvis.compression.layers import Calls, fits, quantized
+from genvis.compression.layers import Calls, fits
 from genvis.compression.metrics import SQNR, Subject
 from genvis.compression.rules import plan_of
 from genvis.compression.sensitivity import Group, Sensitivity, measure
@@ -134,19 +134,22 @@ class Mixed:
         return torch.tensor(rows)
 
     def _runs(self, subject: Subject, name: str, rule: Rule) -> bool:
+        layer: Any = subject.net.get_submodule(name)
         try:
-            self._executed(quantized(subject.net, name, rule, subject.calls))
+            made = rule.quantize(layer)  # no data, on which no format depends
+            if self.execution is not None and products(made):
+                self.execution.place(made)
         except ValueError:  # it does not fit, or no back-end takes it
             return False
         return True
 
     def _cost(self, kind: Cost, subject: Subject, table: Sensitivity) -> Tensor:
-        given = subject.net, table.layers, self.choices, subject.calls
+        given = subject.net, table.layers, self.choices
         if kind == "bytes":
             return file_bytes(*given)
         if kind == "bit_operations":
-            return bit_operations(*given)
-        return seconds(*given, executed=self._executed)
+            return bit_operations(*given, subject.calls)
+        return seconds(*given, subject.calls, executed=self._executed)
 
     def _executed(self, layer: nn.Module) -> nn.Module:
         if self.execution is None or not products(layer):

@@ -113,8 +113,8 @@ def test_rows_are_a_function_of_the_seed(generator: Generator) -> None:
     assert order[0] == pytest.approx(order[1], abs=1e-3)
 
 
-def test_given_conditions_replace_the_classes(generator: Generator) -> None:
-    rows = calibration(generator, CONFIG, Cond(label=torch.tensor([3, 8])))
+def test_given_classes_are_taken_in_turn(generator: Generator) -> None:
+    rows = calibration(generator, replace(CONFIG, classes=(3, 8)))
     assert named(rows)["2.label"].unique().tolist() == [3, 8]
     rows = calibration(generator, replace(CONFIG, classes=(5,)))
     assert named(rows)["2.label"].unique().tolist() == [5]
@@ -181,8 +181,8 @@ def test_rows_are_cached_and_belong_to_their_weights(generator: Generator, tmp_p
         cached(generator, replace(CONFIG, rows=41), tmp_path / "rows", "weights a")
     with pytest.raises(ValueError, match=r"another config: sampler\.steps: 4 here, 6 there"):
         cached(generator, replace(CONFIG, sampler=None), tmp_path / "rows", "weights a")
-    with pytest.raises(ValueError, match="another config: conds"):
-        cached(generator, CONFIG, tmp_path / "rows", "weights a", Cond(label=torch.tensor([3])))
+    with pytest.raises(ValueError, match="another config: classes"):
+        cached(generator, replace(CONFIG, classes=(3,)), tmp_path / "rows", "weights a")
 
 
 def test_calls_of_other_shapes_are_kept_apart(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_the_hessian_foretells_what_rounding_costs(tmp_path: Path) -> None:
 def test_bytes_are_those_of_the_file() -> None:
     given = subject()
     names = list(layers_of(given.net))
-    cost = file_bytes(given.net, names, CHOICES, given.calls)
+    cost = file_bytes(given.net, names, CHOICES)
     rest = state_bytes(given.net) - sum(state_bytes(given.net.get_submodule(n)) for n in names)
     for column, rule in enumerate(CHOICES.values()):
         mine = [i for i, name in enumerate(names) if cost[i, column]]
@@ -330,7 +330,7 @@ def test_the_plan_is_within_the_budget_and_beats_a_uniform_one(tmp_path: Path) -
     bits = {f"w{b}": Rule(match=".*", weight=Integer(bits=b)) for b in (2, 3, 4, 6, 8)}
     found = measure(given, bits, OUTPUT, tmp_path / "table")
     names = list(found.layers)
-    cost, plain = file_bytes(given.net, names, bits, given.calls), given.outputs()
+    cost, plain = file_bytes(given.net, names, bits), given.outputs()
     for column, rule in ((1, bits["w3"]), (2, bits["w4"])):
         uniform = Plan(rules=(rule,)).apply(given.net)
         budget = Budget("bytes", cost, float(cost[:, column].sum()))
