@@ -80,7 +80,7 @@ def prompt_lines(path: str) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8: {error}") from error
     if not lines:
-        raise ValueError(f"{path}: holds no prompt")
+        raise ValueError(f"{path}: empty")
     return lines
 
 

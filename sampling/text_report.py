@@ -1,7 +1,8 @@
 """A page of prompts by images of a text run, and on `shapes` the checker's accuracy by category.
 
 Examples:
-  python sampling/sample.py runs/shapes_t2i --prompts prompts.txt --out runs/told count=400
+  python sampling/sample.py runs/shapes_text_dit --prompts configs/shapes/prompts.txt \\
+         --out runs/told count=2128
   python sampling/text_report.py runs/told
   python sampling/text_report.py runs/portraits --plain    (prompts that are no captions of shapes)
 Writes prompts.html, one self-contained file, into the folder; accuracies go to its records.jsonl.

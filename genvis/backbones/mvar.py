@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genvis.backbones.scale_text import Cross
+from genvis.backbones.scale_text import KV, Cross
 from genvis.backbones.scales import (
-    KV,
     OFFICIAL_ARGUMENTS,
     OFFICIAL_TRAINING,
     DropPath,

@@ -22,7 +22,6 @@ from genvis.config import config
 from genvis.nn.transformer import modulate
 from genvis.types import Cond
 
-KV = tuple[Tensor, Tensor]  # keys and values (B, H, M, D / H)
 SCALES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SCALES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 SCALES_1024 = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genvis.backbones.scale_text import Cross
+from genvis.backbones.scale_text import KV, Cross
 from genvis.backbones.scales import (
-    KV,
     OFFICIAL_ARGUMENTS,
     OFFICIAL_TRAINING,
     SCALES_512,
@@ -36,10 +35,6 @@ from genvis.nn.transformer import MLP, modulate
 @config
 class VARConfig(ScaleConfig):
     shared_aln: bool = False  # one modulation for all blocks, with an offset in each
-
-    @property
-    def text_width(self) -> int:
-        return self.text.width if self.text else 0
 
     def build(self) -> "VAR":
         return VAR(self)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from genvis.checkpoint import load_tensors, read_json, save_tensors
 from genvis.config import config
 from genvis.data import DATASETS
+from genvis.data.latents import read_header
 from genvis.random import Keys
 from genvis.types import Batch, Cond, Dataset, DatasetConfig
 
@@ -53,8 +53,7 @@ class Texts:
         self.identity: str = manifest["origin"]["text"]
         self.places: dict[str, tuple[int, int]] = {}
         for number in range(manifest["shards"]):
-            check_shard(shard_path(folder, number), manifest["origin"])
-            said = read_header(shard_path(folder, number))["captions"]
+            said = check_shard(shard_path(folder, number), manifest["origin"])["captions"]
             self.places |= {caption: (number, row) for row, caption in enumerate(said)}
         self.opened: dict[int, dict[str, Tensor]] = {}
 
@@ -144,23 +143,13 @@ def save_shard(path: Path, texts: Cond, dtype: torch.dtype, origin: Mapping[str,
     save_tensors(path, kept, {HEADER: json.dumps(about)})
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """What a shard says of itself. ValueError if it is missing, damaged or no shard."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such shard")
-    try:
-        with safe_open(path, "pt") as file:
-            found: dict[str, Any] = json.loads(file.metadata()[HEADER])
-            return found
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: truncated, or not a shard of texts: {error}") from error
-
-
-def check_shard(path: Path, origin: Mapping[str, str]) -> None:
-    """ValueError naming the shard unless it is of these captions by this encoder."""
-    about = read_header(path)["origin"]
+def check_shard(path: Path, origin: Mapping[str, str]) -> dict[str, Any]:
+    """What a shard says of itself. ValueError naming it unless it is of these captions by this
+    encoder.
+    """
+    about = read_header(path, HEADER)
     for part, name in {"text": "encoder", "captions": "captions"}.items():
-        if about[part] != origin[part]:
-            raise ValueError(
-                f"{path}: of other {name} ({about[part][:8]} instead of {origin[part][:8]})"
-            )
+        here, wanted = about["origin"][part], origin[part]
+        if here != wanted:
+            raise ValueError(f"{path}: of other {name} ({here[:8]} instead of {wanted[:8]})")
+    return about

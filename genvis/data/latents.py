@@ -157,15 +157,15 @@ def save_shard(
     save_tensors(shard_path(folder, number), tensors, {HEADER: json.dumps(about)})
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """What a shard says of itself. ValueError if it is missing, damaged or no shard."""
+def read_header(path: Path, of: str = HEADER) -> dict[str, Any]:
+    """What a shard says of itself. ValueError if it is missing, damaged or no shard `of` these."""
     if not path.is_file():
         raise ValueError(f"{path}: no such shard")
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()[HEADER])
+            return json.loads(file.metadata()[of])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: truncated, or not a shard of latents: {error}") from error
+        raise ValueError(f"{path}: truncated, or not a shard of {of}: {error}") from error
 
 
 def check_origin(path: Path, origin: Mapping[str, str], number: int) -> None:

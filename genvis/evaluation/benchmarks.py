@@ -16,7 +16,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
+from genvis.checkpoint import read_json
 from genvis.config import config
+from genvis.console import prompt_lines
 
 LONGEST = 255  # bytes of a file's name
 
@@ -74,7 +76,7 @@ class GenEval:
         _check_images(self.images)
 
     def tasks(self) -> tuple[Task, ...]:
-        lines = [_json(self.path, k, text) for k, text in enumerate(_lines(self.path), 1)]
+        lines = [_json(self.path, k, text) for k, text in enumerate(prompt_lines(self.path), 1)]
         for k, line in enumerate(lines, 1):
             if not isinstance(line, dict) or not {"prompt", "tag", "include"} <= line.keys():
                 raise ValueError(f"{self.path}:{k}: not a line of GenEval: prompt, tag and include")
@@ -91,7 +93,7 @@ class GenEval:
         every = product(range(len(tasks)), range(self.images))
         at = {self.place(tasks, *where): where for where in every}
         found = []
-        for k, text in enumerate(_lines(results), 1):
+        for k, text in enumerate(prompt_lines(results), 1):
             line = _json(results, k, text)
             if not isinstance(line, dict) or not {"filename", "correct", "prompt"} <= line.keys():
                 raise ValueError(f"{results}:{k}: not a result: filename, prompt and correct")
@@ -116,7 +118,7 @@ class T2ICompBench:
 
     def tasks(self) -> tuple[Task, ...]:
         category = Path(self.path).stem.removesuffix("_val").removesuffix("_train")
-        prompts = [line.split("\t")[0].strip() for line in _lines(self.path)]
+        prompts = [line.split("\t")[0].strip() for line in prompt_lines(self.path)]
         for k, prompt in enumerate(prompts, 1):  # a file is named by it, up to the first "_"
             long = len(f"{prompt}_000000.png".encode()) > LONGEST
             if not prompt or "/" in prompt or "_" in prompt or long:
@@ -134,7 +136,7 @@ class T2ICompBench:
 
     def scores(self, tasks: Sequence[Task], results: str) -> list[Score]:
         """Of any of its vqa_result.json, which number the images from 0."""
-        lines = _json(results, 1, "\n".join(_lines(results)))
+        lines = read_json(results)
         known = isinstance(lines, list) and all(
             isinstance(line, dict) and {"question_id", "answer"} <= line.keys() for line in lines
         )
@@ -178,15 +180,6 @@ def tally(benchmark: Benchmark, tasks: Sequence[Task], scores: Sequence[Score]) 
 def _check_images(images: int) -> None:
     if images < 1:
         raise ValueError(f"images must be at least 1 of each prompt, got {images}")
-
-
-def _lines(path: str) -> list[str]:
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file")
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path}: empty")
-    return lines
 
 
 def _json(path: str, line: int, text: str) -> Any:

@@ -6,6 +6,7 @@ Letters: N images; column k of a table: k attributes are wrong.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def table(clip: ImagesAndWords, scenes: Sequence[Scene], size: int) -> Tensor:
     """100 cos (N, 1 + MOST) of scenes' captions and images of `size` pixels that show 0 to `MOST`
     attributes otherwise. Each caption must say so many.
     """
-    words = {scene.caption: clip.text(scene.caption) for scene in scenes}
+    words = {caption: clip.text(caption) for caption in {scene.caption for scene in scenes}}
     found = []
     for k, scene in enumerate(scenes):
         drawn = [torch.from_numpy(render(each, size)) for each in chain(scene, k)]
@@ -91,7 +92,8 @@ class Corruption:
     def _split(self, clip: ImagesAndWords, split: Split) -> Fall:
         data = self.data.build(split)
         every = (data.scene(i) for i in range(len(data)))
-        scenes = [scene for scene in every if len(attributes(scene)) >= MOST][: self.count]
+        enough = (scene for scene in every if len(attributes(scene)) >= MOST)
+        scenes = list(islice(enough, self.count))
         if len(scenes) < 2:
             raise ValueError(f"{split}: too few of {len(data)} captions name {MOST} attributes")
         return Fall.of(split, table(clip, scenes, self.data.size))

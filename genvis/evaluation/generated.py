@@ -4,7 +4,7 @@ Letters: B images.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -53,8 +53,8 @@ class Run:
         size = weights.stat().st_size if weights.exists() else None
         source = fingerprint(self.path)
         if self.execution is not None:
-            here = generator.to(processes().device)
-            generator = replace(here, net=self.execution.apply(here.net))
+            generator = generator.to(processes().device)
+            generator = generator.having(self.execution.apply(generator.backbone))
             source = f"{source} on {dump(self.execution)}"
         return Generated(generator, sampling, source, size)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from genvis.backbones.dit import DiT, DiTConfig
 from genvis.checkpoint import load_state
 from genvis.config import ConfigError, build, check_arguments
-from genvis.integrations.diffusers_models import diffusers_class
+from genvis.integrations.diffusers_models import ENDINGS, check_fixed, diffusers_class
 from genvis.nn.norms import Norms
 
 EMBEDDERS = {  # ours: theirs, in the norm1.emb of every block
@@ -67,7 +67,6 @@ FIXED: dict[str, tuple[Any, ...]] = {  # what a DiT must have, and keys of the c
     "only_cross_attention": (False, None),
     "use_linear_projection": (False, None),
 }
-ENDINGS = (".weight", ".bias")
 IGNORED = ("_diffusers_version", "_name_or_path", "norm_num_groups")
 
 
@@ -78,9 +77,7 @@ def from_official(official: Mapping[str, Any], state: Mapping[str, Tensor]) -> D
     another shape, or a copy of an embedder that differs from the first block's.
     """
     check_arguments(official, (*SIZES, *FIXED, *IGNORED), "DiTTransformer2DModel")
-    for name, allowed in FIXED.items():
-        if name in official and official[name] not in allowed:
-            raise ConfigError(f"{name} must be {allowed[0]!r} for a DiT, got {official[name]!r}")
+    check_fixed(official, FIXED, "a DiT")
     given: dict[str, Any] = {**SIZES, **official}
     out = given["out_channels"] or given["in_channels"]
     if out not in (given["in_channels"], 2 * given["in_channels"]):

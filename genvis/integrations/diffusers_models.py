@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from genvis.checkpoint import read_json
-from genvis.config import check_arguments
+from genvis.config import ConfigError, check_arguments
+
+ENDINGS = (".weight", ".bias")  # of a layer
 
 
 def diffusers_class(name: str, module: str = "diffusers") -> Any:
@@ -84,3 +86,12 @@ def _check_arguments(kind: Any, given: dict[str, Any], where: str) -> None:
     known = inspect.signature(kind.__init__).parameters
     told = [name for name, value in given.items() if name[0] != "_" and value is not None]
     check_arguments(told, known, f"{where}: {kind.__name__}")
+
+
+def check_fixed(
+    official: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], what: str
+) -> None:
+    """ConfigError for an option that has none of the values that `what` has it at."""
+    for name, allowed in fixed.items():
+        if name in official and official[name] not in allowed:
+            raise ConfigError(f"{name} must be {allowed[0]!r} for {what}, got {official[name]!r}")

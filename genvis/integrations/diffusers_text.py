@@ -17,12 +17,11 @@ from genvis.backbones.pixart import PixArt, PixArtConfig
 from genvis.backbones.unet_ldm import LDMUNet, LDMUNetConfig
 from genvis.checkpoint import load_state
 from genvis.config import ConfigError, build, check_arguments
-from genvis.integrations.diffusers_models import diffusers_class
+from genvis.integrations.diffusers_models import ENDINGS, check_fixed, diffusers_class
 from genvis.nn.norms import Norms
 from genvis.nn.skips import Unscaled
 
 IGNORED = ("_diffusers_version", "_name_or_path", "_class_name", "_use_default_values")
-ENDINGS = (".weight", ".bias")
 
 PIXART = {  # ours: theirs
     "x_embedder.proj": "pos_embed.proj",
@@ -85,7 +84,7 @@ def pixart_from_official(official: Mapping[str, Any], state: Mapping[str, Tensor
     """
     known = (*PIXART_ARGUMENTS, *PIXART_FIXED, *PIXART_IGNORED, *IGNORED)
     check_arguments(official, known, "PixArtTransformer2DModel")
-    _check_fixed(official, PIXART_FIXED, "a PixArt")
+    check_fixed(official, PIXART_FIXED, "a PixArt")
     given = {**PIXART_ARGUMENTS, **official}
     side, out = given["sample_size"], given["out_channels"] or given["in_channels"]
     width = given["num_attention_heads"] * given["attention_head_dim"]
@@ -254,7 +253,7 @@ def unet_from_official(official: Mapping[str, Any], state: Mapping[str, Tensor])
     """
     known = (*UNET_ARGUMENTS, *UNET_FIXED, *UNET_IGNORED, *IGNORED)
     check_arguments(official, known, "UNet2DConditionModel")
-    _check_fixed(official, UNET_FIXED, "our UNet")
+    check_fixed(official, UNET_FIXED, "our UNet")
     given = {**UNET_ARGUMENTS, **official}
     widths = given["block_out_channels"]
     if any(width % widths[0] for width in widths):
@@ -357,11 +356,3 @@ def _added(given: Mapping[str, Any]) -> dict[str, int]:
 
 def _by_level(value: Any, levels: range) -> list[int]:
     return [value for _ in levels] if isinstance(value, int) else [*value]
-
-
-def _check_fixed(
-    official: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], what: str
-) -> None:
-    for name, allowed in fixed.items():
-        if name in official and official[name] not in allowed:
-            raise ConfigError(f"{name} must be {allowed[0]!r} for {what}, got {official[name]!r}")

@@ -37,7 +37,7 @@ class CLIPModelConfig:
     def __post_init__(self) -> None:
         if min(self.patch, self.context, self.shared) < 1 or self.size < self.patch:
             raise ValueError("patch, context and shared must be at least 1, and size hold a patch")
-        CLIPTokenizer.of_words(self.words)
+        _ = self.tokenizer  # a ValueError for what is not one word
 
     @cached_property
     def tokenizer(self) -> CLIPTokenizer:

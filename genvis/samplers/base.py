@@ -136,8 +136,10 @@ def told(
     if text is None:
         return net
     width, tokens = getattr(config, "text_width", 0), getattr(config, "text_tokens", text.length)
-    if width != text.width or tokens < text.length:
-        takes = f"up to {tokens} tokens of width {width}" if width else "no text"
+    exactly = getattr(config, "text_padding", False)  # U-ViT's, whose padding is read as a text
+    if width != text.width or tokens < text.length or (exactly and tokens > text.length):
+        most = "" if exactly else "up to "
+        takes = f"{most}{tokens} tokens of width {width}" if width else "no text"
         raise ValueError(
             f"text gives {text.length} tokens of width {text.width}, the backbone takes {takes}"
         )

@@ -25,7 +25,7 @@ from genvis.models import fingerprint
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
 from genvis.samplers.base import BaseGenerator, SamplerChoice
-from genvis.samplers.generate import generate, in_turn, trajectory
+from genvis.samplers.generate import generate, in_turn, shown, trajectory
 from genvis.types import Cond, Sampler, to
 
 PROMPTS = "prompts.json"
@@ -111,7 +111,7 @@ def _sample(
         labels = [labels for _, labels in loaded if labels is not None]
         columns = 10 if things.label is things.prompts is None else min(len(things), 10)
         save_grid(folder / "grid.png", images[: 10 * columns], columns)
-        save_prompts(folder, in_turn(things, range(sampling.count)).prompts)
+        save_prompts(folder, shown(things, sampling.count).prompts)
         save_npz(folder / "samples.npz", images, torch.cat(labels) if labels else None)
         shutil.rmtree(folder / "parts")
 

@@ -5,6 +5,7 @@ Letters: N images, chunk rows per network call.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -78,6 +79,12 @@ def of_classes(num_classes: int, classes: Sequence[int] | None) -> Cond:
         known = f"0..{num_classes - 1}" if num_classes else "none: this model has no classes"
         raise ValueError(f"classes must be in {known}, got {list(classes)}")
     return Cond(label=torch.tensor(list(classes)))
+
+
+def shown(things: Cond, count: int) -> Cond:
+    """What images 0, ..., count - 1 show, without the features of texts, which may be gigabytes."""
+    bare = replace(things, text=None, text_mask=None, pooled=None, negative=None)
+    return in_turn(bare, range(count))
 
 
 def in_turn(things: Cond, rows: range) -> Cond:

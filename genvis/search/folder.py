@@ -31,6 +31,7 @@ from genvis.console import bar
 from genvis.devices import processes
 from genvis.images import from_uint8, png, save_grid, save_npz, to_uint8
 from genvis.samplers.folder import save_prompts
+from genvis.samplers.generate import shown
 from genvis.search import SEARCHES
 from genvis.search.diversity import diversity
 from genvis.search.hacking import hacking
@@ -155,7 +156,7 @@ def _gather(job: Job, folder: Path) -> None:
     study, parts = job.study, [_part(folder, rows) for rows in job.study.groups()]
     text = "".join(part.with_suffix(".jsonl").read_text() for part in parts)
     lines = [json.loads(each) for each in text.splitlines()]
-    cond = job.maker.cond(range(study.count))
+    cond = shown(job.maker.things, study.count)
     things = [each.get("label", each.get("prompt")) for each in lines]
     rows = []
     for budget in budgets(lines):

@@ -7,6 +7,7 @@ Letters: B rows, L tokens of width D.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -49,8 +50,14 @@ class Prompted(nn.Module):
         cond = self._encoded(cond, self.text)
         if cond.drop is None or _is_null(cond.negative):
             return cond
-        null = repeat(to(self.text([""]), self.device), rows)
+        null = self.text([""]) if isinstance(self.text, nn.Module) else self.nothing
+        null = repeat(to(null, self.device), rows)
         return replace(cond, drop=cond.drop.to(self.device), negative=null)
+
+    @cached_property
+    def nothing(self) -> Cond:
+        """The null prompt's text by a frozen encoder, which guidance asks for at every call."""
+        return self.text([""])
 
     def _encoded(self, cond: Cond, encode: Callable[[Sequence[str]], Cond]) -> Cond:
         """With the text of its prompts, if it has none; empty prompts are dropped rows."""
