@@ -72,14 +72,17 @@ def prompts_of(args: Namespace) -> list[str]:
 
 
 def prompt_lines(path: str) -> tuple[str, ...]:
-    """The lines of a text file that are not blank. ValueError for none, or if it is missing."""
+    """The lines of a text file that are not blank, whatever ends them, without a byte-order mark.
+    ValueError for none, or if it is missing.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        lines = tuple(filter(str.strip, Path(path).read_text(encoding="utf-8").splitlines()))
+        text = Path(path).read_text(encoding="utf-8-sig")  # which reads \r\n as \n
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file in UTF-8: {error}") from error
-    if not lines:
+    # not splitlines: a prompt may hold the line breaks of Unicode
+    if not (lines := tuple(filter(str.strip, text.split("\n")))):
         raise ValueError(f"{path}: empty")
     return lines
 

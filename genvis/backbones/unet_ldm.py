@@ -25,7 +25,7 @@ from genvis.nn import SKIP_SCALES
 from genvis.nn.conv import zeroed
 from genvis.nn.embeddings import sinusoids
 from genvis.nn.skips import SkipScale, Unscaled
-from genvis.nn.text import or_null, text_or_negative
+from genvis.nn.text import text_or_null
 from genvis.types import Cond
 
 Text = tuple[Tensor, Tensor | None]  # tokens (B, L, S) and which are seen (B, L); None: all
@@ -157,7 +157,7 @@ class LDMUNet(nn.Module):
         if x.ndim != 4:
             raise ValueError(f"x must be (B, C, H, W), got {tuple(x.shape)}")
         self.config.check(*x.shape[1:])
-        text = self.text(x, cond)
+        text = text_or_null(cond, len(x), self.config.text_width, x)
         c = self.time_embedding(sinusoids(t, self.config.width).to(x.dtype))  # (B, E)
         if self.add_embedding is not None:
             c = c + self.add_embedding(self.extra(x, cond))
@@ -178,12 +178,6 @@ class LDMUNet(nn.Module):
             for up in block.get_submodule("upsamplers").children():
                 h = up(h, skips[-1].shape[2:])
         return self.conv_out(F.silu(self.conv_norm_out(h)))
-
-    def text(self, x: Tensor, cond: Cond) -> Text:
-        text, seen = text_or_negative(cond, len(x), self.config.text_width, x)
-        if cond.text_mask is None and cond.drop is None:
-            return text, None
-        return or_null(text, seen, x.new_zeros(1, self.config.text_width))
 
     def extra(self, x: Tensor, cond: Cond) -> Tensor:
         """The pooled text, and the sinusoids of the image's size, of its crop's corner and of the

@@ -23,6 +23,7 @@ from genvis.kernels.attention import attention
 from genvis.nn.embeddings import LabelEmbedder, TimestepEmbedder, sinusoids_2d
 from genvis.nn.mamba import BiMamba, Mamba
 from genvis.nn.scan_orders import SCAN_ORDERS, scan_orders
+from genvis.nn.text import text_or_null
 from genvis.nn.transformer import PatchEmbed, check_map, modulate
 from genvis.types import Cond
 
@@ -139,7 +140,7 @@ class ZigMa(nn.Module):
         x = self.x_embedder(x)  # (B, N, D)
         if self.config.positions != "none":
             x = x + self.pos_embed
-        c, text = self.y_embedder(cond)
+        c, text = self.y_embedder(cond, len(x))
         c = self.t_embedder(t) + c  # (B, D)
         residual = torch.zeros_like(x)
         for block in self.blocks:
@@ -208,12 +209,12 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(width, inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, width))
 
-    def forward(self, x: Tensor, text: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: Tensor, seen: Tensor | None) -> Tensor:
         q, k, v = (
             rearrange(value, "b n (h d) -> b h n d", h=TEXT_HEADS)
             for value in (self.to_q(x), self.to_k(text), self.to_v(text))
         )
-        out = attention(q, k, v, seen[:, None, None])
+        out = attention(q, k, v, None if seen is None else seen[:, None, None])
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -227,40 +228,31 @@ class FinalLayer(nn.Module):
         return self.linear(self.norm_final(x))
 
 
-Tokens = tuple[Tensor, Tensor]  # text (B, L, D) and where it is seen (B, L)
+Tokens = tuple[Tensor, Tensor | None]  # text (B, L, D), where it is seen (B, L); None: everywhere
 
 
 class Unconditional(nn.Module):
-    def forward(self, cond: Cond) -> tuple[float, None]:
+    def forward(self, cond: Cond, rows: int) -> tuple[float, None]:
         return 0.0, None
 
 
 class Label(LabelEmbedder):
-    def forward(self, cond: Cond) -> tuple[Tensor, None]:  # type: ignore[override]
+    def forward(self, cond: Cond, rows: int) -> tuple[Tensor, None]:  # type: ignore[override]
         return super().forward(cond), None
 
 
 class Text(nn.Linear):
-    """The mean token (B, D) and the tokens. Without any, in a dropped row, the text is zeros."""
+    """The mean token (B, D) and the tokens; a row that is dropped takes the text of cond.negative,
+    or zeros.
+    """
 
-    def forward(self, cond: Cond) -> tuple[Tensor, Tokens]:  # type: ignore[override]
-        text, drop = cond.text, cond.drop
-        if text is None:
-            if drop is None or not bool(drop.all()):
-                raise ValueError("cond.text is missing: this network is text-conditional")
-            text = self.weight.new_zeros(len(drop), 1, self.in_features)
-        if text.ndim != 3 or text.shape[2] != self.in_features:
-            raise ValueError(f"text must be (B, L, {self.in_features}), got {tuple(text.shape)}")
-        seen = cond.text_mask
+    def forward(self, cond: Cond, rows: int) -> tuple[Tensor, Tokens]:  # type: ignore[override]
+        text, seen = text_or_null(cond, rows, self.in_features, self.weight)
+        tokens = super().forward(text)
         if seen is None:
-            seen = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
-        if drop is not None:
-            seen = seen & ~drop[:, None]
-        text = text.masked_fill(~seen[..., None], 0)
-        seen = seen | ~seen.any(1, keepdim=True)
-        tokens = super().forward(text.to(self.weight.dtype))
-        weight = seen / seen.sum(1, keepdim=True)
-        return (tokens * weight[..., None].to(tokens.dtype)).sum(1), (tokens, seen)
+            return tokens.mean(1), (tokens, None)
+        share = (seen / seen.sum(1, keepdim=True))[..., None]
+        return (share.to(tokens.dtype) * tokens).sum(1), (tokens, seen)
 
 
 def norm(config: ZigMaConfig) -> nn.Module:

@@ -194,7 +194,8 @@ def _unmix(x: Floats, b: Floats) -> _Cover:
     from being read as pink.
     """
     away, delta = x - b, INKS - b  # (n, n, 3), (8, 3)
-    along, length = away @ delta.T, (delta**2).sum(1)
+    along = away @ delta.T
+    length = np.maximum((delta**2).sum(1), 1)  # 0 of the background's own color, which covers none
     a = np.clip(along / length, 0, 1.1)
     left = a * (a * length - 2 * along)  # |away - a delta|^2 less |away|^2
     best = left.argmin(-1)[..., None]

@@ -20,6 +20,7 @@ from torch import Tensor
 from genvis.checkpoint import load_tensors, read_json, save_tensors
 from genvis.config import config
 from genvis.data import DATASETS
+from genvis.data.captions import captions_of
 from genvis.data.latents import read_header
 from genvis.random import Keys
 from genvis.types import Batch, Cond, Dataset, DatasetConfig
@@ -65,13 +66,17 @@ class Texts:
         stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return {name: t.float() if t.is_floating_point() else t for name, t in stacked.items()}
 
-    def _row(self, caption: str) -> dict[str, Tensor]:
+    def place(self, caption: str) -> tuple[int, int]:
+        """Its shard and row. ValueError if it was not encoded."""
         if caption not in self.places:
             raise ValueError(
                 f"{self.folder}: the caption {caption!r} was not encoded: its texts are of other "
                 "data (run train_scripts/embed.py for these)"
             )
-        number, row = self.places[caption]
+        return self.places[caption]
+
+    def _row(self, caption: str) -> dict[str, Tensor]:
+        number, row = self.place(caption)
         if number not in self.opened:  # mapped from the file, not read
             self.opened[number] = load_tensors(shard_path(self.folder, number))
         return {name: tensor[row] for name, tensor in self.opened[number].items()}
@@ -99,7 +104,7 @@ class Embedded:
         return self._told(self.data[indices] if own is None else own(indices, keys))
 
     def check(self, model: Any) -> None:
-        """ValueError unless the model's text encoder made these texts."""
+        """ValueError unless the model's text encoder made these texts, of all captions."""
         if hasattr(self.data, "check"):
             self.data.check(model)
         identity = getattr(getattr(model, "text", None), "identity", None)
@@ -112,6 +117,9 @@ class Embedded:
                 f"{self.texts.folder}: texts of another encoder than the model's "
                 f"({self.texts.identity[:8]} here, {identity[:8]} there)"
             )
+        if hasattr(self.data, "captions"):
+            for caption in captions_of(self.data):
+                self.texts.place(caption)
 
     def _told(self, batch: Batch) -> Batch:
         prompts = batch.cond.prompts

@@ -118,7 +118,7 @@ class Files:
     def _captions(self, config: FilesConfig, images: list[str]) -> dict[str, tuple[str, ...]]:
         if config.captions == "txt":
             texts = self._beside(images, ".txt")
-            return {name: _texts(text.splitlines()) for name, text in texts.items()}
+            return {name: _texts(text.split("\n")) for name, text in texts.items()}
         if config.captions == "metadata":
             return self._metadata(config.column, images)
         return {}
@@ -151,7 +151,7 @@ class Files:
 
     def _text(self, name: str) -> str:
         try:
-            return read(self.store, name).decode()
+            return read(self.store, name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{self.source}: {name}: not UTF-8: {error}") from error
 

@@ -80,6 +80,9 @@ class GenEval:
         for k, line in enumerate(lines, 1):
             if not isinstance(line, dict) or not {"prompt", "tag", "include"} <= line.keys():
                 raise ValueError(f"{self.path}:{k}: not a line of GenEval: prompt, tag and include")
+            prompt = line["prompt"]
+            if not isinstance(prompt, str) or not prompt.strip() or set(prompt) & {"\r", "\n"}:
+                raise ValueError(f"{self.path}:{k}: prompt must be a line of text, got {prompt!r}")
         return tuple(Task(line["prompt"], line["tag"], line) for line in lines)
 
     def place(self, tasks: Sequence[Task], prompt: int, image: int) -> str:
@@ -100,7 +103,7 @@ class GenEval:
             where = at.get("/".join(Path(line["filename"]).parts[-3:]))
             if where is None or tasks[where[0]].prompt != line["prompt"]:
                 raise ValueError(f"{results}:{k}: {line['filename']} is no image of {self.path}")
-            found.append(Score(*where, float(line["correct"])))
+            found.append(Score(*where, _number(line["correct"], f"{results}:{k}: correct")))
         return found
 
 
@@ -142,11 +145,11 @@ class T2ICompBench:
         )
         if not known:
             raise ValueError(f"{results}: not a vqa_result.json: question_id and answer")
-        numbers = [int(line["question_id"]) for line in lines]
+        numbers = [int(_number(line["question_id"], f"{results}: question_id")) for line in lines]
         if wrong := [n for n in numbers if not 0 <= n < len(tasks) * self.images]:
             raise ValueError(f"{results}: question_id {wrong[0]} is no image of {self.path}")
         return [
-            Score(*divmod(number, self.images), float(line["answer"]))
+            Score(*divmod(number, self.images), _number(line["answer"], f"{results}: answer"))
             for number, line in zip(numbers, lines, strict=True)
         ]
 
@@ -180,6 +183,13 @@ def tally(benchmark: Benchmark, tasks: Sequence[Task], scores: Sequence[Score]) 
 def _check_images(images: int) -> None:
     if images < 1:
         raise ValueError(f"images must be at least 1 of each prompt, got {images}")
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} must be a number, got {value!r}") from error
 
 
 def _json(path: str, line: int, text: str) -> Any:

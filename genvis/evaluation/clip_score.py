@@ -3,6 +3,7 @@
 Source: Hessel et al. 2021, "CLIPScore". Letters: B images, E width of the shared space.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,19 +58,26 @@ class ClipScorer:
         kind = "CLIPScore-captions" if self.config.captions else "CLIPScore"
         return metric_name(kind, self.config.name or self.clip.name, self.clip.sha256)
 
-    def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> dict[str, Tensor]:
-        if cond.prompts is None:
+    def check(self, prompts: Sequence[str] | None) -> None:
+        """ValueError for a prompt that is longer than the network reads, and for none."""
+        if prompts is None:
             raise ValueError("clip_score needs images with prompts")
-        prefix = PREFIX if self.config.captions else ""
+        for prompt in prompts:
+            self._text(prompt)
+
+    def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> dict[str, Tensor]:
+        self.check(cond.prompts)
         with torch.no_grad():
-            words = torch.stack([self._text(prefix + prompt) for prompt in cond.prompts])
+            words = torch.stack([self._text(prompt) for prompt in cond.prompts or ()])
             x = self.clip.prepare(pixels[: len(words)]).to(self.clip.device)
             cosine = (self.clip.seen(x).double() * words.double()).sum(1).cpu()
         value = 2.5 * cosine.clamp(min=0) if self.config.captions else 100 * cosine
         return {SCORE + self.metric: value}
 
+    @torch.no_grad()
     def _text(self, prompt: str) -> Tensor:
         """(E,); every prompt once."""
         if prompt not in self._texts:
-            self._texts[prompt] = self.clip.text(prompt)
+            prefix = PREFIX if self.config.captions else ""
+            self._texts[prompt] = self.clip.text(prefix + prompt)
         return self._texts[prompt]

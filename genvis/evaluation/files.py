@@ -65,6 +65,10 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def said(self) -> tuple[str, ...] | None:
+        return tuple(self._read(path, _text) for path in self.prompts.values()) or None
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         stamps = [(name, self.store.stamp(name)) for name in (*self.names, *self.prompts.values())]
@@ -97,7 +101,7 @@ def _pixels(file: IO[bytes]) -> np.ndarray:
 
 
 def _text(file: IO[bytes]) -> str:
-    return file.read().decode().strip()
+    return file.read().decode("utf-8-sig").strip()
 
 
 @config
@@ -126,6 +130,10 @@ class NpzImages:
     def identity(self) -> dict[str, Any]:
         file = self.path.stat()
         return {"images": str(self.path.resolve()), "bytes": file.st_size, "time": file.st_mtime_ns}
+
+    @property
+    def said(self) -> tuple[str, ...] | None:
+        return self._prompts
 
     def read(self, rows: range) -> tuple[Tensor, Cond]:
         pixels, labels = self._arrays

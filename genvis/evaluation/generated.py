@@ -76,6 +76,10 @@ class Generated:
         return self.sampling.seed
 
     @property
+    def said(self) -> tuple[str, ...] | None:
+        return self.sampling.prompts
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {"model": self.source, **dump(self.sampling)}
 

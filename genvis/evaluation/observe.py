@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,11 +34,28 @@ BLOCK = 4096  # rows that enter a covariance at once
 
 
 class Observer(Protocol):
-    """Looks at a chunk: pixels (B, 3, H, W) uint8 -> named rows (B, ...). `rows`: its numbers."""
+    """Looks at a chunk: pixels (B, 3, H, W) uint8 -> named rows (B, ...). `rows`: its numbers. One
+    that reads prompts has `check` too.
+    """
 
     @property
     def identity(self) -> dict[str, Any]: ...
     def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    def check(self, prompts: Sequence[str] | None) -> None:
+        """ValueError for prompts that it cannot judge images by, and for none."""
+        ...
+
+
+def check_prompts(images: Images, observers: Sequence[Observer]) -> None:
+    """ValueError for prompts that would be refused only once their images are made."""
+    if hasattr(images, "said"):
+        for observer in observers:
+            if isinstance(observer, ReadsPrompts):
+                observer.check(images.said)
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,16 @@ class Check:
     def identity(self) -> dict[str, Any]:
         return {"checker": "shapes"}
 
-    def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> Mapping[str, Tensor]:
-        if cond.prompts is None:
+    def check(self, prompts: Sequence[str] | None) -> None:
+        """ValueError for a prompt that is no caption of `shapes`, and for none."""
+        if prompts is None:
             raise ValueError("shapes_accuracy needs images with prompts")
-        specs = [parse(prompt) for prompt in cond.prompts]
+        for prompt in dict.fromkeys(prompts):
+            parse(prompt)
+
+    def __call__(self, pixels: Tensor, cond: Cond, rows: range) -> Mapping[str, Tensor]:
+        self.check(cond.prompts)
+        specs = [parse(prompt) for prompt in cond.prompts or ()]
         images = rearrange(pixels[: len(rows)], "b c h w -> b h w c").cpu().numpy()
         found = [detect(image) for image in images]
         verdicts = [

@@ -18,7 +18,9 @@ from genvis.types import Cond
 
 
 class Images(Protocol):
-    """A numbered set of images of one size."""
+    """A numbered set of images of one size. It may also have `said`: the prompts of its images,
+    each at least once, or None, so that what cannot be judged is named before any is made.
+    """
 
     @property
     def identity(self) -> dict[str, Any]:

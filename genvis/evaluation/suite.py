@@ -21,7 +21,7 @@ from genvis.evaluation.files import NpzImages
 from genvis.evaluation.keep import KEEP
 from genvis.evaluation.measures import Frechet, Measure, scores
 from genvis.evaluation.modified import changes, cost
-from genvis.evaluation.observe import Observer, Seen, observe
+from genvis.evaluation.observe import Observer, Seen, check_prompts, observe
 from genvis.evaluation.paired import PAIR, Pairs, check_paired
 from genvis.evaluation.records import Record, append, folder_of
 from genvis.evaluation.reference import Reference
@@ -68,7 +68,10 @@ class Suite:
         base = None if against is None else source_of(against).open(self.making, self.chunk)
         if base is not None:
             check_paired(images, base)
-        sets = [each.identity for each in (images, base) if each is not None]
+        every = [each for each in (images, base) if each is not None]
+        for each in every:
+            check_prompts(each, scorers)
+        sets = [each.identity for each in every]
         folder = folder_of(dump(self), *sets) if folder is None else Path(folder)
         reference = None
         if self.reference is not None:

@@ -13,6 +13,7 @@ from genvis.config import build, config
 from genvis.integrations.diffusers_dit import faithful
 from genvis.integrations.diffusers_models import make
 from genvis.nn.embeddings import LabelEmbedder
+from genvis.nn.text import text_or_null
 from genvis.nn.transformer import check_map
 from genvis.types import Cond
 
@@ -32,7 +33,8 @@ class DiffusersConfig:
     """arguments: those of the class, of which those that say shapes must be given.
 
     null_class: the last row of its table of classes is "no label"; in a DiT it always is. Text is
-    cond.text (B, L, S), S the cross_attention_dim; rows whose condition is dropped see zeros.
+    cond.text (B, L, S), S the cross_attention_dim; rows whose condition is dropped take that of
+    cond.negative, or zeros.
     """
 
     model: Network = "UNet2DModel"
@@ -116,20 +118,8 @@ class DiffusersNet(nn.Module):
         if self.label is not None:
             given["class_labels"] = self.label(cond)
         if self.config.text_width:
-            given |= self._text(cond, x)
+            text, seen = text_or_null(cond, len(x), self.config.text_width, x)
+            given["encoder_hidden_states"] = text
+            given |= {} if seen is None else {"encoder_attention_mask": seen}
         out: Tensor = self.model(x, timestep=t, return_dict=False, **given)[0]
         return out
-
-    def _text(self, cond: Cond, x: Tensor) -> dict[str, Tensor]:
-        text, mask, drop, width = cond.text, cond.text_mask, cond.drop, self.config.text_width
-        if text is None:
-            if drop is None or not bool(drop.all()):
-                raise ValueError("cond.text is missing: this network is text-conditional")
-            text = x.new_zeros(len(x), 1, width)
-        if text.ndim != 3 or text.shape[2] != width:
-            raise ValueError(f"text must be (B, L, {width}), got {tuple(text.shape)}")
-        if drop is not None:
-            text = text.masked_fill(drop[:, None, None], 0)
-            mask = None if mask is None else mask | drop[:, None]
-        seen = {} if mask is None else {"encoder_attention_mask": mask}
-        return {"encoder_hidden_states": text.to(x.dtype), **seen}

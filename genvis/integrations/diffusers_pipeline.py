@@ -68,6 +68,10 @@ class PipelineImages:
     def seed(self) -> int:
         return self.making.seed
 
+    @property
+    def said(self) -> tuple[str, ...] | None:
+        return self.prompts
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """With the hash of every file of the pipeline, and of the prompts."""

@@ -85,6 +85,10 @@ class FrozenText:
         return _identity(self.kind, self.words, self.config)
 
     @property
+    def net(self) -> Any:
+        return _network(self.kind, self.config.path, self.config.dtype)
+
+    @property
     def tokenizer(self) -> Any:
         return _tokenizer(self.words, self.config.path)
 
@@ -97,9 +101,14 @@ class FrozenText:
         if len(ids) > most:
             lost = self.tokenizer.decode(ids[most - 1 :], skip_special_tokens=True)  # an end stays
             return f"the prompt {prompt!r} has {len(ids)} tokens, and {most} fit: without {lost!r}"
-        unknown = self.tokenizer.unk_token_id
-        if unknown != self.tokenizer.eos_token_id and unknown in ids:
-            return f"the prompt {prompt!r} has characters that {self.config.path} has no token for"
+        words = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        marks = {self.tokenizer.unk_token_id, self.tokenizer.eos_token_id}
+        if odd := marks & set(words):
+            mark = self.tokenizer.convert_ids_to_tokens(min(odd))
+            return (
+                f"the prompt {prompt!r} has characters that {self.config.path} has no token for, "
+                f"or its own mark {mark!r}"
+            )
         return None
 
     @torch.no_grad()
@@ -113,7 +122,7 @@ class FrozenText:
             max_length=self.config.length,
             return_tensors="pt",
         ).to(processes().device)
-        text, pooled = self.features(_network(self.kind, self.config), tokens)
+        text, pooled = self.features(self.net, tokens)
         if text.shape[2] != self.config.width:
             raise ValueError(
                 f"{self.config.path} has features of width {text.shape[2]}, text.width says "
@@ -171,11 +180,11 @@ def _loaded(kind: str, path: str, **options: Any) -> Any:
 
 
 @cache
-def _network(kind: str, config: _Frozen) -> Any:
-    net, told = _loaded(kind, config.path, output_loading_info=True)
+def _network(kind: str, path: str, dtype: DType) -> Any:
+    net, told = _loaded(kind, path, output_loading_info=True)
     if missing := sorted(told["missing_keys"]):
-        raise ValueError(f"{config.path}: not the weights of a {kind}: {missing[0]} is missing")
-    net = net.to(processes().device, getattr(torch, config.dtype))
+        raise ValueError(f"{path}: not the weights of a {kind}: {missing[0]} is missing")
+    net = net.to(processes().device, getattr(torch, dtype))
     return net.eval().requires_grad_(False)
 
 
@@ -188,7 +197,7 @@ def _tokenizer(words: str, path: str) -> Any:
 def _identity(kind: str, words: str, config: _Frozen) -> str:
     vocabulary = sorted(_tokenizer(words, config.path).get_vocab().items())
     known = hashlib.sha256(json.dumps([kind, config.dtype, config.length, vocabulary]).encode())
-    for name, tensor in sorted(_network(kind, config).state_dict().items()):
+    for name, tensor in sorted(_network(kind, config.path, config.dtype).state_dict().items()):
         plain = tensor.cpu().contiguous()
         known.update(f"{name} {tuple(plain.shape)}".encode())
         known.update(plain.flatten().view(torch.uint8).numpy())

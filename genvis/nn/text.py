@@ -62,13 +62,23 @@ def padded(text: Tensor, seen: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return F.pad(text, (0, 0, 0, missing)), F.pad(seen, (0, missing))
 
 
-def or_null(text: Tensor, seen: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
-    """Text (B, L, S) and its tokens that count (B, L), of which at least one does in every row: one
-    that has none takes `null` (N, S) for its text.
+def text_or_null(
+    cond: Cond, rows: int, width: int, like: Tensor, null: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The text (B, L, S) that rows attend to, and its tokens that count (B, L), of which every row
+    has one; None: all.
+
+    A row that is dropped, or whose text has no token, takes `null` (N, S); without that the text of
+    cond.negative, and where there is none a token of zeros. ValueError as `text_of`.
     """
-    length = max(text.shape[1], len(null))
+    read = text_or_negative if null is None else text_of
+    text, seen = read(cond, rows, width, like)
+    if cond.text_mask is None and cond.drop is None:
+        return text, None
+    null = like.new_zeros(1, width) if null is None else null
+    own, length = len(null), max(text.shape[1], len(null))
     none = ~seen.any(1, keepdim=True)
     text, seen = padded(text, seen, length)
-    null = F.pad(null, (0, 0, 0, length - len(null)))
-    real = torch.arange(length, device=seen.device) < len(null)
+    null = F.pad(null, (0, 0, 0, length - own))
+    real = torch.arange(length, device=seen.device) < own
     return torch.where(none[..., None], null, text), torch.where(none, real, seen)

@@ -32,7 +32,8 @@ class Change(Protocol):
 class SamplerChoice(Protocol):
     """How to sample, without the weights: what a folder suggests and a command line overrides.
 
-    One that uses more weights than the generator's has `others`, the models they are of.
+    One that uses more weights than the generator's has `others`, the models they are of; one that
+    may have no use for a negative prompt says in `guided` whether it has.
     """
 
     kind: ClassVar[str]  # of generator, that it is for
@@ -111,6 +112,8 @@ class BaseGenerator:
             raise ValueError(f"prompts were given, but this model takes {takes}")
         if classes is not None:
             raise ValueError("give classes or prompts, not both")
+        if not prompts:
+            raise ValueError("prompts must name at least one, or be None")
         against = None if negative is None else Cond(prompts=(negative,) * len(prompts))
         return self.net.prepared(Cond(prompts=tuple(prompts), negative=against))
 
@@ -125,6 +128,15 @@ class BaseGenerator:
     def sampler(self, config: SamplerChoice | None = None) -> Sampler:
         """A sampler of these weights; without a config, as the generator's own config suggests."""
         return self.choice(config).build(self)
+
+
+def check_negative(sampler: SamplerChoice, negative: str | None) -> None:
+    """ValueError for a negative prompt that the sampler has no use for."""
+    if negative is not None and not getattr(sampler, "guided", True):
+        raise ValueError(
+            f"negative {negative!r} needs guidance by the prompt, which this sampler has not: give "
+            "sampler.guidance.scale, and no guidance.weak"
+        )
 
 
 def told(

@@ -49,6 +49,10 @@ class CollaborativeConfig:
     def others(self) -> tuple[str, ...]:
         return (self.refiner,)
 
+    @property
+    def guided(self) -> bool:
+        return self.guidance.scale != 1
+
     def build(self, generator: ScaleGenerator) -> "Collaborative":
         refiner = ScaleGenerator.from_pretrained(self.refiner).to(generator.device)
         check_pair(generator, refiner, self.refiner)

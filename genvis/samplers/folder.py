@@ -24,7 +24,7 @@ from genvis.images import load_images, load_npz, save_grid, save_npz
 from genvis.models import fingerprint
 from genvis.random import HashKeys
 from genvis.samplers import SAMPLERS
-from genvis.samplers.base import BaseGenerator, SamplerChoice
+from genvis.samplers.base import BaseGenerator, SamplerChoice, check_negative
 from genvis.samplers.generate import generate, in_turn, shown, trajectory
 from genvis.types import Cond, Sampler, to
 
@@ -60,8 +60,12 @@ class Sampling:
         return HashKeys.of(self.seed, rows).fold("sample")
 
     def things(self, generator: BaseGenerator) -> Cond:
-        """What images show in turn."""
-        return generator.things(self.classes, self.prompts, self.negative)
+        """What images show in turn. ValueError for what the model is not told in, and for a
+        negative prompt that changes nothing.
+        """
+        things = generator.things(self.classes, self.prompts, self.negative)
+        check_negative(self.sampler, self.negative)
+        return things
 
 
 def sample_folder(

@@ -79,6 +79,11 @@ class SamplerConfig:
     def others(self) -> tuple[str, ...]:
         return () if self.guidance.weak is None else (self.guidance.weak,)
 
+    @property
+    def guided(self) -> bool:
+        """Whether the network is asked without the condition, or with the negative one, too."""
+        return self.guidance.scale != 1 and self.guidance.weak is None
+
     def build(self, generator: "Generator") -> DiffusionSampler:
         denoise = generator.denoiser(self.guidance)
         if self.along is not None:

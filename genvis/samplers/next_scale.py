@@ -37,10 +37,14 @@ class NextScaleConfig:
     decoding: Decoding = PLAIN
     precision: Literal["fp32", "bf16"] = "fp32"  # that the network computes in
 
+    @property
+    def guided(self) -> bool:
+        return self.guidance.scale != 1
+
     def build(self, generator: BaseGenerator) -> "NextScaleSampler":
         tokenizer: ScaleTokenizer = generator.tokenizer
         net: Any = generator.net
-        if guided := self.guidance.scale != 1:
+        if self.guided:
             net = GuidedScales.of(net, tokenizer.scales, self.guidance, generator.device)
         self.decoding.check(len(tokenizer.scales))
         return NextScaleSampler(
@@ -48,7 +52,7 @@ class NextScaleConfig:
             tokenizer=tokenizer,
             decoding=self.decoding,
             device=generator.device,
-            passes=2 if guided else 1,
+            passes=2 if self.guided else 1,
             autocast=self.precision == "bf16",
         )
 

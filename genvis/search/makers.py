@@ -13,7 +13,7 @@ from genvis.config import Table, config, read_yaml
 from genvis.devices import processes
 from genvis.models import fingerprint
 from genvis.samplers import SAMPLERS
-from genvis.samplers.base import BaseGenerator, load_generator
+from genvis.samplers.base import BaseGenerator, check_negative, load_generator
 from genvis.samplers.generate import in_turn, price
 from genvis.search.study import Study
 from genvis.types import Cond, Sampler
@@ -89,10 +89,12 @@ def source_of(given: str | Path, *, trust_code: bool = False) -> Source:
 def generated(generator: BaseGenerator, identity: str, study: Study) -> Maker:
     """From a generator at hand, whose weights are told from others by `identity`."""
     here = generator.to(processes().device)
-    if study.prompts is not None and generator.text is None and not generator.num_classes:
+    blind = generator.text is None and not generator.num_classes
+    if study.prompts is not None and study.negative is None and blind:
         things = Cond(prompts=study.prompts)  # for the verifiers alone
     else:
         things = here.things(study.classes, study.prompts, study.negative)
+    check_negative(here.choice(study.sampler), study.negative)
     final = None if study.final is None else here.sampler(study.final)
     known = {"source": identity, **_unsaid(generator, study)}
     return Maker(here.sampler(study.sampler), final, things, known)

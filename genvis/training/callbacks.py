@@ -38,7 +38,9 @@ class Run:
 
 
 class Callback(Protocol):
-    """Called by the main process after every so many steps, and after the last."""
+    """Called by the main process after every so many steps, and after the last. It may also have
+    check(model), called before the first: ValueError where it has no use for that model.
+    """
 
     @property
     def every(self) -> int: ...
@@ -146,6 +148,11 @@ class SampleGrid:
     def __post_init__(self) -> None:
         if min(self.every, self.rows) < 1:
             raise ValueError("every and rows must be at least 1")
+
+    def check(self, model: Any) -> None:
+        """ValueError for prompts that the model does not take."""
+        if self.prompts is not None:
+            model.things(prompts=self.prompts)
 
     def __call__(self, run: Run) -> None:
         model = replace(run.model, net=run.ema)

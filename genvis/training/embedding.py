@@ -3,7 +3,6 @@ the same whichever made them.
 """
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,13 +13,12 @@ from genvis.checkpoint import atomic_write, in_use, open_run
 from genvis.config import config, dump
 from genvis.console import progress
 from genvis.data import DATASETS
+from genvis.data.captions import captions_of
 from genvis.data.embedded import MANIFEST, captions_sha256, check_shard, save_shard, shard_path
 from genvis.devices import processes
 from genvis.text import TEXTS
 from genvis.text.prompted import in_passes
-from genvis.types import Dataset, DatasetConfig, TextEncoderConfig
-
-ROWS = 1024  # examples whose captions are read at once
+from genvis.types import DatasetConfig, TextEncoderConfig
 
 
 @config
@@ -55,7 +53,7 @@ def embed(embedding: Embedding, folder: str | Path) -> Path:
     if identity is None:
         raise ValueError("an encoder that is trained with the generator has no texts to keep")
     splits = [embedding.data.build(split) for split in embedding.splits]
-    captions = ["", *sorted({said for data in splits for said in _captions(data)} - {""})]
+    captions = ["", *sorted({said for data in splits for said in captions_of(data)} - {""})]
     text.check(captions)
     origin = {"text": identity, "captions": captions_sha256(captions)}
     shards = [captions[i : i + embedding.shard] for i in range(0, len(captions), embedding.shard)]
@@ -80,18 +78,3 @@ def embed(embedding: Embedding, folder: str | Path) -> Path:
             atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     state.wait_for_everyone()
     return folder
-
-
-def _captions(data: Dataset) -> Iterator[str]:
-    """Every caption of every example. ValueError for data without."""
-    for start in range(0, len(data), ROWS):
-        rows = range(len(data))[start : start + ROWS]
-        if hasattr(data, "captions"):
-            said = data.captions(rows)
-        else:
-            prompts = data[rows].cond.prompts
-            said = prompts and [(prompt,) for prompt in prompts]
-        if said is None:
-            raise ValueError("the data have no captions")
-        for captions in said:
-            yield from captions

@@ -23,6 +23,7 @@ from torch import Tensor
 from genvis.checkpoint import atomic_write, in_use, load_state, open_run, read_folder
 from genvis.config import build, dump, write_yaml
 from genvis.console import progress
+from genvis.data.captions import check_captions
 from genvis.devices import cpu_only
 from genvis.models import model_folder
 from genvis.random import HashKeys
@@ -69,6 +70,10 @@ def fit(recipe: Recipe, folder: str | Path) -> Any:
     for part in (data, held_out):
         if hasattr(part, "check"):  # latents are for the tokenizer that made them
             part.check(model)
+        check_captions(part, model)
+    for callback in recipe.callbacks:
+        if hasattr(callback, "check"):
+            callback.check(model)
     order = Order(len(data), recipe.batch, recipe.accumulate, recipe.seed, rank, world)
     loss_function = recipe.objective.build(model)
     others = _others(loss_function, recipe)

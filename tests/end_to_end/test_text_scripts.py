@@ -144,7 +144,7 @@ def test_a_search_of_prompts_by_the_checker(untrained: Path, tmp_path: Path) -> 
         "search": {"name": "best_of_n", "n": 3},
         "verifier": {"name": "shapes_checker"},
         "judge": {"name": "shapes_checker", "form": "strict"},
-        "sampler": {"steps": 2},
+        "sampler": {"steps": 2, "guidance": {"scale": 2.0}},
     }
     (tmp_path / "search.yaml").write_text(write_yaml(study))
     prompts = ["--prompt", "a red heart", "--prompt", "two rings on a gray background"]
@@ -155,8 +155,10 @@ def test_a_search_of_prompts_by_the_checker(untrained: Path, tmp_path: Path) -> 
     assert all(line["score"] >= line["plain"]["score"] for line in lines)
     said = json.loads((tmp_path / "found" / "prompts.json").read_text())
     assert said == [line["prompt"] for line in lines]
-    error = run(*found[:-1], tmp_path / "no", "--prompt", "a big heart", code=2)
-    assert "'big'" in error
+    no = [*found[:-1], tmp_path / "no"]
+    assert "'big'" in run(*no, "--prompt", "a big heart", code=2)
+    unguided = run(*no, *prompts, "negative=a star", "sampler.guidance.scale=1", code=2)
+    assert "'a star' needs guidance" in unguided
 
 
 def test_an_evaluation_of_prompts(untrained: Path, tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_what_is_not_the_benchmarks_is_named(
     for text, message in (
         ("{", "bad.jsonl:1: not JSON"),
         ('{"prompt": "a cat"}', "bad.jsonl:1: not a line of GenEval: prompt, tag and include"),
+        ('{"prompt": "two\\nlines", "tag": "x", "include": []}', "prompt must be a line of text"),
+        ('{"prompt": 7, "tag": "x", "include": []}', "bad.jsonl:1: prompt must be .* got 7"),
         ("", "bad.jsonl: empty"),
     ):
         bad.write_text(text)
@@ -199,6 +201,13 @@ def test_what_is_not_the_benchmarks_is_named(
     bad.write_text(json.dumps(line))
     with pytest.raises(ValueError, match=r"00000\.png is no image of"):
         geneval.scores(geneval.tasks(), str(bad))
+    line = {"filename": "00000/samples/00000.png", "prompt": "a bench", "correct": "yes"}
+    bad.write_text(json.dumps(line))
+    with pytest.raises(ValueError, match=r"bad\.jsonl:1: correct must be a number, got 'yes'"):
+        geneval.scores(geneval.tasks(), str(bad))
+    bad.write_text('[{"question_id": 0, "answer": null}]')
+    with pytest.raises(ValueError, match=r"answer must be a number, got None"):
+        compbench.scores(compbench.tasks(), str(bad))
     bad.write_text('[{"question_id": 6, "answer": 1}]')
     with pytest.raises(ValueError, match="question_id 6 is no image of"):
         compbench.scores(compbench.tasks(), str(bad))

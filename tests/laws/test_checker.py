@@ -15,7 +15,7 @@ from genvis.console import prompt_lines
 from genvis.data.altered import altered, attributes
 from genvis.data.checker import Found, Object, detect, truth
 from genvis.data.drawing import render
-from genvis.data.scenes import BACKGROUNDS, COLORS, SHAPES, SPLITS, TYPES, Scene, scene
+from genvis.data.scenes import BACKGROUNDS, COLORS, PALETTE, SHAPES, SPLITS, TYPES, Scene, scene
 from genvis.data.specs import Spec, Wanted, benchmark, parse
 from genvis.evaluation.shapes_accuracy import KINDS, VERDICTS, Check, accuracies, wilson
 from genvis.random import HashKeys
@@ -160,6 +160,18 @@ def test_nothing_is_seen_in_nothing() -> None:
     assert found.soft(spec) == pytest.approx(0.5)  # the background is right
     noise = HashKeys.of(0, [0]).uniform((32, 32, 3))[0].numpy()
     assert not detect((255 * noise).astype(np.uint8)).strict(parse("a heart"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("color", COLORS)
+def test_a_background_of_an_objects_color_hides_only_that_color(color: str) -> None:
+    """Generated images need not keep to black, gray and white."""
+    image = np.empty((32, 32, 3), np.uint8)
+    image[:] = PALETTE[color]
+    other = "cyan" if color != "cyan" else "red"
+    image[10:22, 10:22] = PALETTE[other]
+    (square,) = detect(image).objects
+    assert (square.shape, square.color) == (SHAPES.index("square"), COLORS.index(other))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 16, 3), (3, 32, 32), (32, 32, 4)])

@@ -111,6 +111,14 @@ def test_class_folders_with_captions_in_any_container(
     assert_wanted(pickle.loads(pickle.dumps(data)))  # as loader processes get it
 
 
+def test_caption_files_of_other_systems(tmp_path: Path) -> None:
+    """A byte-order mark is no letter, a carriage return no word, a break of Unicode no line."""
+    said = b"\xef\xbb\xbfa cat\r\n\r\none\xe2\x80\xa8two\r\n"
+    root = write(tmp_path / "set", {**PICTURES, **TEXTS, NAMES[1].replace("png", "txt"): said})
+    data: Any = files(root, captions="txt").build("train")
+    assert data.captions([0]) == [("a cat", "one\u2028two")]
+
+
 @pytest.mark.parametrize("container", ["set", "set.zip"])
 def test_edm(tmp_path: Path, container: str) -> None:
     """`00000/img00000007.png`, sorted by name, labels by name in dataset.json."""

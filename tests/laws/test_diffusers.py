@@ -209,6 +209,12 @@ def test_a_text_network_of_theirs() -> None:
     torch.testing.assert_close(net(x, t, cond)[1:], cut, rtol=1e-4, atol=1e-5)
     nothing = model(x, t, encoder_hidden_states=torch.zeros(2, 4, 6)).sample
     torch.testing.assert_close(net(x, t, cond.dropped()), nothing)
+    blank = Cond(text=text, text_mask=torch.zeros_like(mask))
+    torch.testing.assert_close(net(x, t, blank), nothing)
+    drop, other = torch.tensor([True, False]), Cond(text=-text[:, :3])
+    half = net(x, t, replace(cond, negative=other, drop=drop))
+    expected = torch.stack([net(x, t, other)[0], theirs[1]])
+    torch.testing.assert_close(half, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"text must be \(B, L, 6\), got \(2, 4, 5\)"):
         net(x, t, Cond(text=text[:, :, :5]))
     with pytest.raises(ValueError, match=r"cond\.text is missing"):

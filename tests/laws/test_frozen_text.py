@@ -1,6 +1,7 @@
 """Frozen encoders of transformers, at tiny sizes made here, and their texts kept in shards."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,13 @@ def test_what_has_no_token_is_named(t5: T5Text, clip: CLIPText) -> None:
     clip.build().check(["a \N{SNOWMAN}"])  # CLIP spells everything in bytes
 
 
+def test_marks_of_the_tokenizer_are_no_words(clip: CLIPText, t5: T5Text) -> None:
+    """After one of them a text would be read no further."""
+    for config, mark in ((clip, "<|endoftext|>"), (t5, "</s>")):
+        with pytest.raises(ValueError, match=f"or its own mark '{re.escape(mark)}'"):
+            config.build().check([f"a cat {mark} dog"])  # type: ignore[attr-defined]
+
+
 def test_identity_tells_weights_and_questions_apart(clip: CLIPText, tmp_path: Path) -> None:
     encoder = clip.build()
     write_official_clip(tmp_path)
@@ -262,6 +270,9 @@ def test_texts_of_other_data_or_encoders_are_refused(embedding: Embedding, tmp_p
     data: Embedded = EmbeddedConfig(data=more, folder=str(folder)).build("train")
     with pytest.raises(ValueError, match="was not encoded"):
         data[list(range(200))]
+    with pytest.raises(ValueError, match="was not encoded"):  # and before any work
+        data.check(generator(embedding.text))
+    data = EmbeddedConfig(data=embedding.data, folder=str(folder)).build("train")
     data.check(generator(embedding.text))
     with pytest.raises(ValueError, match="texts of another encoder"):
         data.check(generator(replace(embedding.text, length=19)))  # type: ignore[type-var]

@@ -85,7 +85,7 @@ def test_the_text_starts_without_effect() -> None:
     assert torch.equal(net(X, T, Cond(text=TEXT)), net(X, T, Cond(text=-TEXT)))
 
 
-def test_initial_values_are_the_released_ones() -> None:
+def test_initial_values() -> None:
     net = build(replace(TINY, width=96, text_width=64, pixels=8), std=0)
     block = net.blocks[0]
     expected = {
@@ -94,9 +94,9 @@ def test_initial_values_are_the_released_ones() -> None:
         net.t_block[1].weight: 0.02,
         net.t_embedder.mlp[0].weight: 0.02,
         net.csize_embedder.mlp[2].weight: 0.02,
-        net.y_embedder.y_proj.fc1.weight: 0.02,
+        net.y_embedder.y_proj.fc1.weight: (2 / (64 + 96)) ** 0.5,  # Xavier
         net.y_embedder.y_embedding: 64**-0.5,
-        block.attn.proj.weight: 96**-0.5,  # Xavier
+        block.attn.proj.weight: 96**-0.5,
         block.cross_attn.kv_linear.weight: (2 / (3 * 96)) ** 0.5,
     }
     for weight, std in expected.items():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_clip import write_clip
 from torch import Tensor
 
@@ -522,6 +523,11 @@ def test_values_out_of_range_are_refused_by_the_config(given: Any, message: str)
             {"scores": [{"name": "clip_score", "path": "nowhere"}]},
             r"nowhere: no config\.json there",
         ),
+        ({"measures": [{"name": "shapes_accuracy"}]}, "shapes_accuracy needs images with prompts"),
+        (
+            {"scores": [{"name": "clip_score", "path": "shapes-clip-v1"}]},
+            "clip_score needs images with prompts",
+        ),
     ],
 )
 def test_mistakes_are_told_before_any_image_is_made(
@@ -530,6 +536,30 @@ def test_mistakes_are_told_before_any_image_is_made(
     with pytest.raises(ValueError, match=message):
         build(Suite, {**DIGITS, **given}).report(str(model), folder=tmp_path / "out")
     assert not (tmp_path / "out" / "samples").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given", "message"),
+    [
+        ("a cat", {"measures": [{"name": "shapes_accuracy"}]}, "'a cat' is no caption of shapes"),
+        (
+            "a red heart " * 30,
+            {"measures": [], "scores": [{"name": "clip_score", "path": "shapes-clip-v1"}]},
+            "tokens, more than the",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_judged_are_told_before_any_image_is_looked_at(
+    tmp_path: Path, prompt: str, given: Any, message: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name, said in (("0", "a red heart"), ("1", prompt)):
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "images" / f"{name}.txt").write_text(said)
+    suite = build(Suite, {**DIGITS, "reference": None, "chunk": 1, **given})
+    with pytest.raises(ValueError, match=message):
+        suite.report(str(tmp_path / "images"), folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_lpips_is_looked_for_before_any_image_is_made(

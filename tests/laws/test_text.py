@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genvis.backbones.uvit import UViTConfig
 from genvis.backbones.var import VARConfig
 from genvis.config import ConfigError, build, dump
+from genvis.console import prompt_lines
 from genvis.data.scenes import SPLITS, scene
 from genvis.data.specs import benchmark
 from genvis.processes.guidance import Guided
@@ -23,6 +24,8 @@ from genvis.samplers.generator import Generator, GeneratorConfig, Guidance, Samp
 from genvis.text.prompted import ROWS, PromptedMaps, PromptedScales, in_passes
 from genvis.text.vocabulary import SHAPES, Vocabulary
 from genvis.text.words import Words, WordsConfig
+from genvis.training.fit import fit
+from genvis.training.recipe import Recipe
 from genvis.types import Cond, take
 
 TEXT = WordsConfig(width=16, depth=1, heads=2)
@@ -320,9 +323,49 @@ def test_negative_prompts_reach_the_sampler(generator: Generator) -> None:
     assert not torch.equal(made(None), made("a blue star"))
 
 
+def test_a_negative_prompt_without_guidance_is_refused(generator: Generator) -> None:
+    """It would change nothing."""
+
+    def things(sampler: SamplerConfig) -> Cond:
+        given = {"sampler": sampler, "prompts": PROMPTS[:1], "negative": "a star"}
+        return Sampling(**given).things(generator)  # type: ignore[arg-type]
+
+    guided = SamplerConfig(guidance=Guidance(scale=2.0))
+    weakly = SamplerConfig(guidance=Guidance(scale=2.0, weak="another"))
+    for sampler in (SamplerConfig(), weakly):
+        with pytest.raises(ValueError, match=r"negative 'a star' needs guidance by the prompt"):
+            things(sampler)
+    assert things(guided).negative is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"\xef\xbb\xbfa heart\r\n \r\na star\r\n", ("a heart", "a star")),  # as Windows writes it
+        (b"a heart\n\n\t\na star", ("a heart", "a star")),
+        ("a heart\u2028and\x85a star\nein Kreis, größer".encode(), (
+            "a heart\u2028and\x85a star", "ein Kreis, größer"
+        )),
+    ],
+)  # fmt: skip
+def test_a_file_of_prompts_has_one_a_line(
+    content: bytes, lines: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    assert prompt_lines(str(tmp_path / "prompts.txt")) == lines
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xef\xbb\xbf", b"\xff\xfea\x00"])
+def test_a_file_without_prompts_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"prompts\.txt: (empty|not a text file in UTF-8)"):
+        prompt_lines(str(tmp_path / "prompts.txt"))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"prompts": []}, "prompts must name at least one"),
         ({"prompts": ["a teal heart"]}, "'teal'"),
         ({"negative": "a star"}, "negative prompt needs prompts"),
         ({"prompts": ["a star"], "classes": [1]}, "classes or prompts"),
@@ -360,3 +403,33 @@ def test_the_config_says_which_encoder() -> None:
     assert build(GeneratorConfig, plain) == CONFIG
     with pytest.raises(ConfigError, match=r"text\.name: 'word' is not one of words, clip, t5"):
         build(GeneratorConfig, {**plain, "text": {"name": "word"}})
+
+
+# training
+
+
+@pytest.mark.parametrize(
+    ("words", "prompts", "said"),
+    [
+        ([word for word in SHAPES if word != "ring"], ["a heart"], "never saw: 'ring'"),
+        (list(SHAPES), ["a teal heart"], "never saw: 'teal'"),
+    ],
+)
+def test_captions_and_prompts_that_training_meets_late_are_refused_at_once(
+    words: list[str], prompts: list[str], said: str, tmp_path: Path
+) -> None:
+    """The first example can be said; a later one, or a prompt of a callback, cannot."""
+    plain = dump(CONFIG)
+    recipe = {
+        "model": {
+            **{"name": "generator", **plain, "text": {**plain["text"], "words": words}},
+            "backbone": {**plain["backbone"], "size": 16},
+        },
+        "data": {"name": "shapes", "size": 16, "count": 60, "held_out": 4},
+        "objective": {"name": "denoising"},
+        **{"steps": 100_000, "batch": 4},
+        "callbacks": [{"name": "samples", "every": 50_000, "prompts": prompts}],
+    }
+    with pytest.raises(ValueError, match=said):
+        fit(build(Recipe, recipe), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -93,6 +93,24 @@ def test_no_text_is_one_thing_however_it_is_said() -> None:
         net(x, t, Cond())
 
 
+def test_dropped_rows_take_the_negative() -> None:
+    net, x, t = noisy(TINY), torch.randn(2, 4, 4, 4), torch.tensor([10.0, 500.0])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    other = Cond(text=torch.randn(2, 3, 6), text_mask=mask)
+    cond = Cond(text=torch.randn(2, 5, 6), negative=other, drop=torch.tensor([True, False]))
+    expected = torch.stack([net(x, t, other)[0], net(x, t, Cond(text=cond.text))[1]])
+    torch.testing.assert_close(net(x, t, cond), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_texts_that_do_not_fit_are_named() -> None:
+    net, x, t = noisy(TINY), torch.randn(2, 4, 4, 4), torch.tensor([10.0, 500.0])
+    text, mask = torch.randn(2, 3, 6), torch.ones(2, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"cond\.text must be \(B, L, 6\), got .* for 2 rows"):
+        net(x, t, Cond(text=text[:1]))
+    with pytest.raises(ValueError, match=r"cond\.text_mask must be \(2, 3\) bool"):
+        net(x, t, Cond(text=text, text_mask=mask))
+
+
 def test_labels_and_text_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="labels or text, not both"):
         ZigMaConfig(text_width=6)
