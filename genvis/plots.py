@@ -9,6 +9,7 @@ INK = "#333333"
 COLOURS = (
     "#2a6f97", "#c8553d", "#588157", "#8a5a9e", "#b08900", "#4d908e", "#a23e48", "#7f7f7f"
 )  # fmt: skip
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,15 @@ def draw(
     if log_x:
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(curves[0].x), [f"{value:g}" for value in curves[0].x])
+    label(axes, title, x, y)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def label(axes: Any, title: str, x: str, y: str) -> None:
+    """Names of the plot and of both axes, on a light grid without a frame."""
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

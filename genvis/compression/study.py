@@ -25,7 +25,7 @@ from genvis.config import build, config, dump, override, read_yaml
 from genvis.devices import processes
 from genvis.evaluation.suite import Suite
 from genvis.models import MODELS, fingerprint
-from genvis.plots import Curve, blank, draw, png
+from genvis.plots import COLOURS, MARKERS, blank, label, png
 from genvis.quant.backends import Fake
 from genvis.quant.execution import Execution
 from genvis.quant.products import products
@@ -209,19 +209,37 @@ def _text(values: Sequence[float]) -> str:
 
 
 def _picture(rows: Sequence[Row]) -> bytes:
-    """FD to data and to full precision over all bits: a curve for every family and plan."""
+    """FD to data and to full precision over all bits: a colour for every family, a marker for every
+    plan, joined over sizes; bars from the lowest to the highest of models of one size.
+    """
     figure = blank(2)
+    colours, markers = (
+        dict(zip(dict.fromkeys(row[key] for row in rows), each * len(rows), strict=False))
+        for key, each in (("family", COLOURS), ("plan", MARKERS))
+    )
     for axes, key in zip(figure.subplots(1, 2), ("fd", "drift"), strict=True):
-        curves = []
-        for family, plan in dict.fromkeys((row["family"], row["plan"]) for row in rows):
-            own = sorted(
-                (row["bits"] / 1e6, mean(row[key]))
-                for row in rows
-                if (row["family"], row["plan"]) == (family, plan) and row[key]
-            )
-            if own:
-                curves.append(Curve(f"{family} {plan}", *zip(*own, strict=True)))
-        draw(axes, curves, f"{COLUMNS[key]}, {rows[0]['count']} images", "M bits", "FD")
+        for family, colour in colours.items():
+            for plan, marker in markers.items():
+                own = [row for row in rows if (row["family"], row["plan"]) == (family, plan)]
+                points = _by_bits(own, key)
+                if points:
+                    bits, at, below, above = zip(*points, strict=True)
+                    look = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 0.8}
+                    axes.errorbar(bits, at, (below, above), label=f"{family} {plan}", **look)
+        label(axes, f"{COLUMNS[key]}, {rows[0]['count']} images", "M bits", "FD")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     return png(figure)
+
+
+def _by_bits(rows: Sequence[Row], key: str) -> list[tuple[float, float, float, float]]:
+    """M bits, the mean of models of that size, how far down and up they reach; by rising bits."""
+    sizes: dict[float, list[float]] = {}
+    for row in rows:
+        if row[key]:
+            sizes.setdefault(row["bits"] / 1e6, []).append(mean(row[key]))
+    return [
+        (bits, mean(at), mean(at) - min(at), max(at) - mean(at))
+        for bits, at in sorted(sizes.items())
+    ]
