@@ -11,6 +11,7 @@ METRICS = Table(
         "mse": "genvis.compression.metrics:MSE",
         "kl_logits": "genvis.compression.metrics:KLLogits",
         "ssim": "genvis.compression.metrics:SSIM",
+        "image_mse": "genvis.compression.metrics:ImageMSE",
         "hessian": "genvis.compression.metrics:Hessian",
     },
 )

@@ -4,6 +4,7 @@
     mse        mean (y_q - y)^2
     kl_logits  mean over tokens of KL(p || p_q) of its logits
     ssim       mean SSIM of the images it makes from the same noise
+    image_mse  mean (x_q - x)^2 of these images x: what paired PSNR is of
     hessian    mean trace of the loss's Hessian in the weight, times sum (w_q - w)^2
 
 A metric's `value` is what a table shows; its `loss` is what adds up over layers, at least 0.
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from genvis.compression import METRICS
 from genvis.config import config
 from genvis.evaluation.similarity import agreement
 from genvis.images import to_uint8
@@ -119,28 +121,43 @@ class KLLogits(_Outputs):
         return max(0.0, value)  # rounding may take it below
 
 
+class _Images:
+    """What compares the images made from the same noise, in which errors of all steps meet."""
+
+    def check(self, subject: Subject) -> None:
+        if subject.images is None:
+            name = METRICS.name_of(self)
+            raise ValueError(f"{name} compares images: the subject must be able to draw some")
+
+    def reference(self, subject: Subject, layers: Mapping[str, nn.Module]) -> Tensor:
+        assert subject.images is not None
+        return subject.images()
+
+
 @config
-class SSIM:
+class SSIM(_Images):
     window: int | None = None  # odd; null: the largest that fits
 
     def __post_init__(self) -> None:
         if self.window is not None and (self.window < 3 or self.window % 2 == 0):
             raise ValueError(f"window must be odd and at least 3, got {self.window}")
 
-    def check(self, subject: Subject) -> None:
-        if subject.images is None:
-            raise ValueError("ssim compares images: the subject must be able to draw some")
-
-    def reference(self, subject: Subject, layers: Mapping[str, nn.Module]) -> Tensor:
-        assert subject.images is not None
-        return to_uint8(subject.images())
-
     def value(self, subject: Subject, reference: Tensor, changed: Changed) -> float:
         assert subject.images is not None
-        return ssim(to_uint8(subject.images()), reference, self.window)
+        return ssim(to_uint8(subject.images()), to_uint8(reference), self.window)
 
     def loss(self, value: float) -> float:
         return 1 - value
+
+
+@config
+class ImageMSE(_Images):
+    def value(self, subject: Subject, reference: Tensor, changed: Changed) -> float:
+        assert subject.images is not None
+        return mse(reference, subject.images())
+
+    def loss(self, value: float) -> float:
+        return value
 
 
 @config

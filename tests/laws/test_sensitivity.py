@@ -23,6 +23,7 @@ from genvis.compression.metrics import (
     SQNR,
     SSIM,
     Hessian,
+    ImageMSE,
     KLLogits,
     Subject,
     hessian_traces,
@@ -179,7 +180,8 @@ def test_fingerprints_tell_values_types_and_shapes_apart() -> None:
 
 
 METRIC_CASES: dict[str, Any] = {
-    "sqnr": SQNR(), "mse": MSE(), "kl_logits": KLLogits(), "ssim": SSIM(), "hessian": Hessian(),
+    "sqnr": SQNR(), "mse": MSE(), "kl_logits": KLLogits(), "ssim": SSIM(),
+    "image_mse": ImageMSE(), "hessian": Hessian(),
 }  # fmt: skip
 
 
@@ -355,6 +357,7 @@ def test_the_plan_is_within_the_budget_and_beats_a_uniform_one(tmp_path: Path) -
         (CHOICES, (*OUTPUT, replace(OUTPUT[0], name="b")), "groups.1: '.*' is left with no layer"),
         (CHOICES, OUTPUT * 2, "groups must have different names"),
         (CHOICES, (replace(OUTPUT[0], metric=SSIM()),), "the subject must be able to draw"),
+        (CHOICES, (replace(OUTPUT[0], metric=ImageMSE()),), "image_mse compares images"),
         (CHOICES, (replace(OUTPUT[0], metric=Hessian()),), "the subject must have one"),
         (
             {"w4": replace(CHOICES["w4"], weight=Integer(bits=4, group=7))},
