@@ -47,6 +47,11 @@ def blank(columns: int = 1) -> Any:
     return Figure(figsize=(5.2 * columns, 3.4), layout="constrained")
 
 
+def key_beside(figure: Any) -> None:
+    """One key for all plots of a figure, which show the same curves, to their right."""
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+
+
 def png(figure: Any) -> bytes:
     """A figure as a PNG file, the same bytes whenever it is drawn."""
     buffer = io.BytesIO()
@@ -63,8 +68,9 @@ def draw(
     *,
     levels: dict[str, float] | None = None,
     log_x: bool = False,
+    key: bool = True,
 ) -> None:
-    """The curves of `svg` on axes of matplotlib's."""
+    """The curves of `svg` on axes of matplotlib's; `key` says on them which is which."""
     for curve, colour in zip(curves, COLOURS * len(curves), strict=False):
         marker = "o" if len(curve.x) <= 16 else None
         axes.plot(curve.x, curve.y, color=colour, label=curve.label, marker=marker, markersize=4)
@@ -78,7 +84,8 @@ def draw(
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(curves[0].x), [f"{value:g}" for value in curves[0].x])
     label(axes, title, x, y)
-    axes.legend(fontsize=8, frameon=False)
+    if key:
+        axes.legend(fontsize=8, frameon=False)
 
 
 def label(axes: Any, title: str, x: str, y: str) -> None:

@@ -25,7 +25,7 @@ from genvis.config import build, config, dump, override, read_yaml
 from genvis.devices import processes
 from genvis.evaluation.suite import Suite
 from genvis.models import MODELS, fingerprint
-from genvis.plots import COLOURS, MARKERS, blank, label, png
+from genvis.plots import COLOURS, MARKERS, blank, key_beside, label, png
 from genvis.quant.backends import Fake
 from genvis.quant.execution import Execution
 from genvis.quant.products import products
@@ -229,7 +229,7 @@ def _picture(rows: Sequence[Row]) -> bytes:
         label(axes, f"{COLUMNS[key]}, {rows[0]['count']} images", "M bits", "FD")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    key_beside(figure)
     return png(figure)
 
 

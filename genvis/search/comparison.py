@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from genvis.checkpoint import atomic_write
 from genvis.config import config
 from genvis.devices import processes
-from genvis.plots import Curve, blank, draw, png
+from genvis.plots import Curve, blank, draw, key_beside, png
 from genvis.search import SEARCHES
 from genvis.search.folder import search_folder
 from genvis.search.hacking import interval
@@ -121,7 +121,9 @@ def _picture(rows: Sequence[Row]) -> bytes:
             low, middle, high = zip(*(interval(row[key]) for row in own), strict=True)
             curves.append(Curve(method, [row[kind] for row in own], middle, low, high))
         level, title = {"plain sampling": mean(plain[key])}, f"{key}, {len(plain[key])} seeds"
-        draw(axes, curves, title, f"{kind} an image", "mean score", levels=level, log_x=True)
+        names = title, f"{kind} an image", "mean score"
+        draw(axes, curves, *names, levels=level, log_x=True, key=False)
+    key_beside(figure)
     return png(figure)
 
 

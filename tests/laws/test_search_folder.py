@@ -232,9 +232,12 @@ def test_a_finished_folder_is_only_read(generator: Generator, best: Path) -> Non
         )
 
 
-@pytest.mark.parametrize("name", ["search", "search_study"])
+STUDIES = ["search_study", "search_study_ode", "search_study_var"]
+
+
+@pytest.mark.parametrize("name", ["search", *STUDIES])
 def test_shipped_studies_load(name: str) -> None:
-    kind = {"search": Study, "search_study": Comparison}[name]
+    kind = Comparison if name in STUDIES else Study
     assert load(kind, f"configs/digits/{name}.yaml")
 
 
