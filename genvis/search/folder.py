@@ -55,6 +55,11 @@ def search_folder(maker: Maker, study: Study, folder: str | Path) -> dict[str, A
     judge, and how far apart they are; `warning` if the judge disagrees.
     """
     job, state = Job.of(study, maker), processes()
+    if remembers(job.verifier) and state.num_processes > 1:  # before the folder: all say it at once
+        raise ValueError(
+            f"{job.verifier.name} judges a group of images by those chosen before it: search with "
+            "one process"
+        )
     with state.main_process_first():
         folder = open_run(folder, job.identity)
     with in_use(folder) if state.is_main_process else nullcontext():
@@ -75,12 +80,7 @@ def search_folder(maker: Maker, study: Study, folder: str | Path) -> dict[str, A
 
 def _search(job: Job, folder: Path) -> None:
     """This process's groups; each judged knowing those before it, by a verifier that remembers."""
-    state, one_by_one = processes(), remembers(job.verifier)
-    if one_by_one and state.num_processes > 1:
-        raise ValueError(
-            f"{job.verifier.name} judges a group of images by those chosen before it: search with "
-            "one process"
-        )
+    state = processes()
     mine = list(job.study.groups())[state.process_index :: state.num_processes]
     total = sum(map(len, mine))
     with bar(f"search {folder}", total, show=state.is_main_process) as told:
@@ -88,7 +88,7 @@ def _search(job: Job, folder: Path) -> None:
             part = _part(folder, rows)
             if not part.with_suffix(".jsonl").exists():
                 _save(job, rows, _snapshots(job, rows, told), part)
-            if one_by_one:
+            if remembers(job.verifier):
                 job = job.after(from_uint8(_pixels(part)))
             told.update(len(rows))
 
