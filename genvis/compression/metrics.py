@@ -142,9 +142,12 @@ class SSIM(_Images):
         if self.window is not None and (self.window < 3 or self.window % 2 == 0):
             raise ValueError(f"window must be odd and at least 3, got {self.window}")
 
+    def reference(self, subject: Subject, layers: Mapping[str, nn.Module]) -> Tensor:
+        return to_uint8(super().reference(subject, layers))
+
     def value(self, subject: Subject, reference: Tensor, changed: Changed) -> float:
         assert subject.images is not None
-        return ssim(to_uint8(subject.images()), to_uint8(reference), self.window)
+        return ssim(to_uint8(subject.images()), reference, self.window)
 
     def loss(self, value: float) -> float:
         return 1 - value

@@ -63,7 +63,7 @@ class Words(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        # words stay N(0, 1): were they small, the first block's mean of all would drown their own
+        # words stay N(0, 1): small ones drown in the first block's mean of all, and come out alike
         nn.init.normal_(self.positions, std=0.02)
 
     def check(self, prompts: Sequence[str]) -> None:

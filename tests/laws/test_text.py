@@ -159,6 +159,18 @@ def test_longer_padding_changes_no_feature(encoder: Words) -> None:
     torch.testing.assert_close(text[:, :8], cut)
 
 
+def test_an_untrained_encoder_tells_words_apart() -> None:
+    """Else a generator has to wait for it: of small embeddings they would be alike to 0.93."""
+    alike = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        text = WordsConfig(width=64, depth=2, heads=4).build()(["a small red circle"]).text
+        assert text is not None
+        words = nn.functional.normalize(text[0, 1:5].detach(), dim=-1)  # without <bos> and <eos>
+        alike.append((words @ words.T)[~torch.eye(4, dtype=torch.bool)].mean())
+    assert torch.stack(alike).mean() < 0.5
+
+
 def test_no_token_is_constant(encoder: Words) -> None:
     """As `constant_tokens` says: even <bos> knows the prompt."""
     assert encoder.constant_tokens == 0
