@@ -26,7 +26,10 @@ def model_folder(source: str | Path) -> str | Path:
         return source
     folder = Path(source) / "model"
     if not folder.is_dir():
-        raise ValueError(f"{source}: this run has no model yet; run its training to the end")
+        raise ValueError(
+            f"{source}: this run has no model yet; run its training to the end, or name the model "
+            "of a checkpoint: checkpoints/step_N/model"
+        )
     return folder
 
 

@@ -1,20 +1,27 @@
-"""Checkpoints of a run: `checkpoints/step_N/`, there only when whole."""
+"""Checkpoints of a run: `checkpoints/step_N/`, there only when whole. In each, averaged weights are
+a model folder, `model/`, which every command takes.
+"""
 
 import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Protocol
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from genvis.checkpoint import atomic_write, load_tensors, save_tensors
+from genvis.checkpoint import WEIGHTS, atomic_write, load_tensors
 from genvis.training.ema import EMA
 
 DAMAGE = (SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
 
 
-def save(accelerator: Accelerator, folder: Path, ema: EMA, step: int, keep: int) -> None:
+class Averaged(Protocol):
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
+def save(accelerator: Accelerator, folder: Path, averaged: Averaged, step: int, keep: int) -> None:
     """Called by every process. Older checkpoints beyond `keep` go once the new one is there."""
     final = folder / "checkpoints" / f"step_{step:07d}"
     partial = final.with_name(f".{final.name}.partial")
@@ -24,7 +31,7 @@ def save(accelerator: Accelerator, folder: Path, ema: EMA, step: int, keep: int)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
     if accelerator.is_main_process:
-        save_tensors(partial / "ema.safetensors", ema.net.state_dict())
+        averaged.save_pretrained(partial / "model")
         atomic_write(partial / "step.json", json.dumps({"step": step}))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -44,7 +51,7 @@ def resume(accelerator: Accelerator, folder: Path, ema: EMA) -> int:
     newest = found[-1]
     try:
         accelerator.load_state(str(newest))
-        ema.net.load_state_dict(load_tensors(newest / "ema.safetensors"))
+        ema.net.load_state_dict(load_tensors(newest / "model" / WEIGHTS))
     except (*DAMAGE, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(

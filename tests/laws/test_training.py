@@ -17,6 +17,7 @@ from genvis.checkpoint import in_use, load_tensors
 from genvis.config import build, dump, override, write_yaml
 from genvis.processes.interpolants import Linear
 from genvis.random import HashKeys
+from genvis.samplers.base import load_generator
 from genvis.training.ema import EMA
 from genvis.training.fit import NonFiniteLossError, fit
 from genvis.training.journal import read_journal
@@ -152,6 +153,13 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.*") if path.name != ".lock"}
     assert fit(recipe(), whole).config == recipe().model  # a finished run is only read
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_the_averaged_weights_of_a_checkpoint_are_a_model(whole: Path) -> None:
+    last, end = (load_generator(whole / at) for at in ("checkpoints/step_0000006/model", "model"))
+    assert last.config == end.config
+    for name, tensor in end.net.state_dict().items():
+        assert torch.equal(last.net.state_dict()[name], tensor), name
 
 
 def test_another_recipe_does_not_touch_a_run(whole: Path) -> None:
