@@ -22,6 +22,7 @@ from genvis.checkpoint import atomic_write, in_use, open_run
 from genvis.compression.costs import FULL_BITS
 from genvis.compression.pipeline import Compression
 from genvis.config import build, config, dump, override, read_yaml
+from genvis.console import prompt_lines
 from genvis.devices import processes
 from genvis.evaluation.suite import Suite
 from genvis.models import MODELS, fingerprint
@@ -59,7 +60,7 @@ class PlanFile:
 @config
 class QuantStudy:
     """plans by a name of ours; each model samples as its own config says, image i of seed s from
-    keys of (s, i).
+    keys of (s, i). prompts: a text file, a line an image, for models that read a text.
     """
 
     plans: dict[str, PlanFile]
@@ -67,6 +68,7 @@ class QuantStudy:
     count: int = 1000
     chunk: int = 100
     seeds: tuple[int, ...] = (0,)
+    prompts: str | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -78,12 +80,22 @@ class QuantStudy:
                 f"count and chunk must be at least 1, got {self.count} and {self.chunk}"
             )
 
+    def sampling(self, generator: BaseGenerator, seed: int) -> Sampling:
+        return Sampling(
+            sampler=generator.choice(),
+            count=self.count,
+            seed=seed,
+            prompts=None if self.prompts is None else prompt_lines(self.prompts),
+            chunk=self.chunk,
+        )
+
 
 def study(models: Sequence[str], config: QuantStudy, folder: str | Path) -> list[Row]:
     """A row for every model in full precision and under every plan; also the files of the folder.
 
     models: run folders, model folders or hub ids, whose last part names them. ValueError, before
-    any work, for names that are not different and for a plan that does not fit a model.
+    any work, for names that are not different, prompts for a model that takes none, and a plan that
+    does not fit a model.
     """
     named = {Path(model).name: model for model in models}
     if not models or len(named) < len(models):
@@ -91,6 +103,7 @@ def study(models: Sequence[str], config: QuantStudy, folder: str | Path) -> list
     plans = {name: plan.compression() for name, plan in config.plans.items()}
     generators = {name: load_generator(model) for name, model in named.items()}
     for name, generator in generators.items():
+        config.sampling(generator, seed=0).things(generator)  # are they what it is told in?
         for title, plan in plans.items():
             _check(plan, generator, f"{name}, {title}")
     sources = {name: fingerprint(model) for name, model in named.items()}
@@ -159,10 +172,7 @@ def _row(
     runs = generator if full is None else _unpacked(generator)
     for seed in config.seeds:
         own, base = (folder / name / each / f"seed_{seed}" for each in (title, FULL))
-        sampling = Sampling(
-            sampler=generator.choice(), count=config.count, seed=seed, chunk=config.chunk
-        )
-        sample_folder(runs, sampling, own, f"{name}, {title}")
+        sample_folder(runs, config.sampling(generator, seed), own, f"{name}, {title}")
         against = None if full is None else str(base)
         at = own.with_name(f"{own.name}_evaluation")
         records, _ = config.evaluation.report(str(own), against, at)

@@ -1,6 +1,7 @@
 """Quality against bits: rows, what is paired with what, bits by formula, resuming, bad input."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ STUDY: dict[str, Any] = {
 }
 
 
-def saved(folder: Path, seed: int, **fields: Any) -> str:
+def saved(folder: Path, seed: int, changes: Mapping[str, Any] = {}, **fields: Any) -> str:
     torch.manual_seed(seed)
-    data = {**GENERATOR, "backbone": {**GENERATOR["backbone"], **fields}, "sampler": {"steps": 2}}
+    backbone = {**GENERATOR["backbone"], **fields}
+    data = {**GENERATOR, "backbone": backbone, "sampler": {"steps": 2}, **changes}
     made = build(GeneratorConfig, data).build()
     for parameter in made.net.parameters():
         nn.init.normal_(parameter, std=0.1)
@@ -82,8 +84,26 @@ def test_bits_are_those_of_the_formats() -> None:
     assert model_bits(small) == 4 * 32 * 8 + 32 * 2 * 8 + 16 * (8 + 8 * 4 + 4)
 
 
-def test_the_study_of_the_digits_is_a_study() -> None:
-    config = load(QuantStudy, "configs/digits/quant_study.yaml")
+def test_models_that_read_a_text_are_given_prompts(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a star\ntwo red squares\n")
+    text = {"name": "words", "width": 16, "depth": 1, "heads": 2}
+    backbone = {**GENERATOR["backbone"], "name": "pixart", "text_width": 16, "text_tokens": 16}
+    del backbone["num_classes"]
+    model = saved(tmp_path / "told", 0, {"backbone": backbone, "text": text})
+    config = build(QuantStudy, {**STUDY, "prompts": str(prompts)})
+    full, *_ = study([model], config, tmp_path / "out")
+    assert full["family"] == "pixart"
+    found = json.loads((tmp_path / "out" / "told" / "w8" / "seed_3" / "prompts.json").read_text())
+    assert found == ["a star", "two red squares"] * 20
+    with pytest.raises(ValueError, match="prompts were given, but this model takes 10 classes"):
+        study([saved(tmp_path / "net", 0)], config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("data", ["digits", "shapes"])
+def test_the_studies_of_the_configs_are_studies(data: str) -> None:
+    config = load(QuantStudy, f"configs/{data}/quant_study.yaml")
     assert list(config.plans) == ["w8a8", "w4a8", "w4a16", "w3a16", "mxfp4"]
     for plan in config.plans.values():
         assert plan.compression().rules is not None
