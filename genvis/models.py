@@ -21,14 +21,16 @@ MODELS = Table(
 
 
 def model_folder(source: str | Path) -> str | Path:
-    """The model inside a run's folder; anything else as it is."""
+    """The model inside the folder of a run or of its checkpoint; anything else as it is."""
+    folder = Path(source) / "model"
+    if (Path(source) / "step.json").exists():
+        return folder
     if not (Path(source) / "run.json").exists():
         return source
-    folder = Path(source) / "model"
     if not folder.is_dir():
         raise ValueError(
-            f"{source}: this run has no model yet; run its training to the end, or name the model "
-            "of a checkpoint: checkpoints/step_N/model"
+            f"{source}: this run has no model yet; run its training to the end, or name one of its "
+            "checkpoints, checkpoints/step_N"
         )
     return folder
 

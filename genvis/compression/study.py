@@ -85,17 +85,19 @@ class QuantStudy:
             sampler=generator.choice(),
             count=self.count,
             seed=seed,
-            prompts=None if self.prompts is None else prompt_lines(self.prompts),
+            prompts=self.lines(),
             chunk=self.chunk,
         )
+
+    def lines(self) -> tuple[str, ...] | None:
+        return None if self.prompts is None else prompt_lines(self.prompts)
 
 
 def study(models: Sequence[str], config: QuantStudy, folder: str | Path) -> list[Row]:
     """A row for every model in full precision and under every plan; also the files of the folder.
 
     models: run folders, model folders or hub ids, whose last part names them. ValueError, before
-    any work, for names that are not different, prompts for a model that takes none, and a plan that
-    does not fit a model.
+    any work, for names that are not different, and for prompts or a plan that does not fit a model.
     """
     named = {Path(model).name: model for model in models}
     if not models or len(named) < len(models):
@@ -103,13 +105,19 @@ def study(models: Sequence[str], config: QuantStudy, folder: str | Path) -> list
     plans = {name: plan.compression() for name, plan in config.plans.items()}
     generators = {name: load_generator(model) for name, model in named.items()}
     for name, generator in generators.items():
-        config.sampling(generator, seed=0).things(generator)  # are they what it is told in?
+        if generator.text is not None and config.prompts is None:
+            raise ValueError(f"{name}: this model is told in words, so give prompts")
+        config.sampling(generator, seed=0).things(generator)  # refuses what it cannot read
         for title, plan in plans.items():
             _check(plan, generator, f"{name}, {title}")
     sources = {name: fingerprint(model) for name, model in named.items()}
     made = {title: dump(plan) for title, plan in plans.items()}
+    files = {
+        "plans": made,
+        "prompts": list(config.lines() or ()),
+    }  # what is in them, not where they are
     with processes().main_process_first():
-        folder = open_run(folder, {"models": sources, **dump(config), "plans": made})
+        folder = open_run(folder, {"models": sources, **dump(config), **files})
     rows = []
     for name, generator in generators.items():
         here = generator.to(processes().device)

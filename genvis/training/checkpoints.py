@@ -1,27 +1,23 @@
-"""Checkpoints of a run: `checkpoints/step_N/`, there only when whole. In each, averaged weights are
-a model folder, `model/`, which every command takes.
+"""Checkpoints of a run: `checkpoints/step_N/`, there only when whole. In each, `model/` is a model
+folder of the averaged weights: `model_folder` finds it there as in a finished run.
 """
 
 import json
 import pickle
 import shutil
 from pathlib import Path
-from typing import Protocol
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from genvis.checkpoint import WEIGHTS, atomic_write, load_tensors
 from genvis.training.ema import EMA
+from genvis.types import Model
 
 DAMAGE = (SafetensorError, RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError)
 
 
-class Averaged(Protocol):
-    def save_pretrained(self, folder: Path) -> None: ...
-
-
-def save(accelerator: Accelerator, folder: Path, averaged: Averaged, step: int, keep: int) -> None:
+def save(accelerator: Accelerator, folder: Path, averaged: Model, step: int, keep: int) -> None:
     """Called by every process. Older checkpoints beyond `keep` go once the new one is there."""
     final = folder / "checkpoints" / f"step_{step:07d}"
     partial = final.with_name(f".{final.name}.partial")
@@ -49,6 +45,8 @@ def resume(accelerator: Accelerator, folder: Path, ema: EMA) -> int:
     if not found:
         return 0
     newest = found[-1]
+    if not (newest / "model").is_dir():
+        raise ValueError(f"{newest}: an older version of genvis wrote it; start a new run")
     try:
         accelerator.load_state(str(newest))
         ema.net.load_state_dict(load_tensors(newest / "model" / WEIGHTS))

@@ -96,6 +96,11 @@ def test_models_that_read_a_text_are_given_prompts(tmp_path: Path) -> None:
     assert full["family"] == "pixart"
     found = json.loads((tmp_path / "out" / "told" / "w8" / "seed_3" / "prompts.json").read_text())
     assert found == ["a star", "two red squares"] * 20
+    prompts.write_text("a star\n")
+    with pytest.raises(ValueError, match="holds a run with another config: prompts"):
+        study([model], config, tmp_path / "out")
+    with pytest.raises(ValueError, match="told: this model is told in words, so give prompts"):
+        study([model], build(QuantStudy, STUDY), tmp_path / "other")
     with pytest.raises(ValueError, match="prompts were given, but this model takes 10 classes"):
         study([saved(tmp_path / "net", 0)], config, tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -156,7 +156,7 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
 
 
 def test_the_averaged_weights_of_a_checkpoint_are_a_model(whole: Path) -> None:
-    last, end = (load_generator(whole / at) for at in ("checkpoints/step_0000006/model", "model"))
+    last, end = (load_generator(whole / at) for at in ("checkpoints/step_0000006", "."))
     assert last.config == end.config
     for name, tensor in end.net.state_dict().items():
         assert torch.equal(last.net.state_dict()[name], tensor), name
@@ -201,14 +201,19 @@ def test_parts_that_do_not_fit_are_refused_before_the_folder_is_touched(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["model.safetensors", "model/model.safetensors"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, weights: str) -> None:
     fit(recipe("callbacks=[]"), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
-    file = tmp_path / "run" / "checkpoints" / "step_0000006" / "model.safetensors"
+    newest = tmp_path / "run" / "checkpoints" / "step_0000006"
+    file = newest / weights
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"step_0000006: damaged .*remove this folder"):
         fit(recipe("callbacks=[]"), tmp_path / "run")
-    shutil.rmtree(file.parent)
+    shutil.rmtree(newest / "model")
+    with pytest.raises(ValueError, match=r"step_0000006: an older version of genvis wrote it"):
+        fit(recipe("callbacks=[]"), tmp_path / "run")
+    shutil.rmtree(newest)
     fit(recipe("callbacks=[]"), tmp_path / "run")
 
 
