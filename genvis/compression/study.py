@@ -112,10 +112,8 @@ def study(models: Sequence[str], config: QuantStudy, folder: str | Path) -> list
             _check(plan, generator, f"{name}, {title}")
     sources = {name: fingerprint(model) for name, model in named.items()}
     made = {title: dump(plan) for title, plan in plans.items()}
-    files = {
-        "plans": made,
-        "prompts": list(config.lines() or ()),
-    }  # what is in them, not where they are
+    # what is in the files, not where they are
+    files = {"plans": made, "prompts": list(config.lines() or ())}
     with processes().main_process_first():
         folder = open_run(folder, {"models": sources, **dump(config), **files})
     rows = []

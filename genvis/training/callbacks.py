@@ -33,6 +33,11 @@ class Run:
     steps: int
     log: Callable[[int, dict[str, float]], None] = lambda step, values: None
 
+    @property
+    def averaged(self) -> Any:
+        """The model with its averaged weights."""
+        return replace(self.model, net=self.ema)
+
     def due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.steps
 
@@ -155,7 +160,7 @@ class SampleGrid:
             model.things(prompts=self.prompts)
 
     def __call__(self, run: Run) -> None:
-        model = replace(run.model, net=run.ema)
+        model = run.averaged
         shown = len(self.prompts or ()) or min(model.num_classes, 10)
         classes = range(shown) if self.prompts is None and shown else None
         columns = shown or 10

@@ -207,8 +207,7 @@ def _train(
             for callback in calling:
                 callback(replace(now, model=replace(run.model, net=accelerator.unwrap_model(net))))
         if saving:  # last, so that what a resumed run does not repeat is already written
-            averaged = replace(run.model, net=run.ema)
-            checkpoints.save(accelerator, run.folder, averaged, now.step, recipe.keep)
+            checkpoints.save(accelerator, run.folder, run.averaged, now.step, recipe.keep)
             last_good = now.step
     for tracker in accelerator.trackers:  # accelerator.end_training would also part the processes
         tracker.finish()
